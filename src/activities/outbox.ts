@@ -1,0 +1,108 @@
+import { activityInfo, cancellationSignal, heartbeat, log, metricMeter } from '@temporalio/activity';
+import type { Client } from '@temporalio/client';
+import { ApplicationFailure } from '@temporalio/common';
+import { describeError, OrchestratorError } from '../domain/errors.ts';
+import { type OutboxRelayReport, RELAY_REPORT_SIGNAL } from '../domain/outbox.ts';
+import { type OutboxRelayDependencies, relayOutboxShard } from './outboxRelay.ts';
+
+export interface OutboxActivityDependencies extends OutboxRelayDependencies {
+  /** For the reports of an activity to its own workflow. */
+  temporal: Client;
+}
+
+/** The SDK sends on only as many heartbeats as the server needs. */
+const TICK_MS = 1_000;
+/** A report is a signal, and signals are history: state changes in between are told by the next one. */
+const REPORT_INTERVAL_MS = 10_000;
+
+export function createOutboxActivities(dependencies: OutboxActivityDependencies) {
+  return {
+    /**
+     * Relays one shard for `runSeconds`, or until it is cancelled or its worker stops; the batch under way is finished
+     * first. Reports to its workflow by signal. Outages are thrown, so that Temporal's retry policy does the waiting.
+     */
+    async relayOutbox({ shard, runSeconds }: { shard: number; runSeconds: number }): Promise<OutboxRelayReport> {
+      const reporter = new Reporter(dependencies.temporal);
+      const stop = AbortSignal.any([cancellationSignal(), AbortSignal.timeout(runSeconds * 1000)]);
+      const ticking = setInterval(() => reporter.tick(), TICK_MS);
+      const onProgress = (report: OutboxRelayReport) => {
+        reporter.latest = report;
+      };
+      try {
+        await relayOutboxShard(dependencies, { shard, stop, onProgress, ...createMeters(shard) });
+        return reporter.latest;
+      } catch (error) {
+        await reporter.waiting(describeError(error));
+        throw toFailure(error);
+      } finally {
+        clearInterval(ticking);
+      }
+    },
+  };
+}
+
+export type OutboxActivities = ReturnType<typeof createOutboxActivities>;
+
+function createMeters(shard: number) {
+  const tags = { shard: String(shard) };
+  const published = metricMeter.createCounter('outbox_messages_published', undefined, 'rows delivered to Kafka');
+  const failed = metricMeter.createCounter('outbox_messages_failed', undefined, 'rows that were parked');
+  const latency = metricMeter.createHistogram('outbox_publish_latency_seconds', 'float', undefined, 'one Kafka transaction');
+  return {
+    onBatch: ({ rows, seconds }: { rows: number; seconds: number }) => {
+      published.add(rows, tags);
+      latency.record(seconds, tags);
+    },
+    onRejected: (rows: number) => failed.add(rows, tags),
+  };
+}
+
+/** Tells the workflow what the relay does: within a second of news, but not more often than every ten seconds. */
+class Reporter {
+  latest: OutboxRelayReport = { state: 'idle', totals: null, parked: 0, lastError: null };
+  /** Carried from attempt to attempt by the heartbeat, so that an outage is reported once and not at every retry. */
+  private toldError: string | null = activityInfo().heartbeatDetails ?? null;
+  private readonly workflow;
+  private told = '';
+  private toldAt = 0;
+
+  constructor(temporal: Client) {
+    this.workflow = temporal.workflow.getHandle(activityInfo().workflowExecution!.workflowId);
+  }
+
+  tick(): void {
+    heartbeat(this.toldError);
+    if (Date.now() - this.toldAt >= REPORT_INTERVAL_MS && this.latest.totals) void this.tell();
+  }
+
+  async waiting(error: string): Promise<void> {
+    if (error === this.toldError) return;
+    this.latest = { ...this.latest, state: 'waiting', lastError: error };
+    await this.tell();
+    heartbeat(this.toldError);
+  }
+
+  /** A report that Temporal cannot take is dropped: the next one, or the activity's result, carries the same totals. */
+  private async tell(): Promise<void> {
+    const report = this.latest;
+    const content = JSON.stringify(report);
+    if (content === this.told) return;
+    this.told = content;
+    this.toldAt = Date.now();
+    this.toldError = report.lastError;
+    await this.workflow.signal(RELAY_REPORT_SIGNAL, report).catch((error: unknown) => {
+      log.debug('report not delivered', { error: describeError(error) });
+    });
+  }
+}
+
+/** The edge where this service's errors become Temporal's: what a retry cannot mend is told to the workflow as such. */
+function toFailure(error: unknown): unknown {
+  if (!(error instanceof OrchestratorError)) return error;
+  return ApplicationFailure.create({
+    message: error.message,
+    type: error.code,
+    nonRetryable: !error.retryable,
+    cause: error,
+  });
+}

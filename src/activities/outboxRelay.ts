@@ -1,0 +1,223 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import { type Claim, type OpenBatch, OutboxJournal } from '../database/outboxJournal.ts';
+import type { OutboxWakeUps } from '../database/outboxWakeUps.ts';
+import { connect } from '../database/postgres.ts';
+import { OrchestratorError } from '../domain/errors.ts';
+import { describeRejection, MAX_BATCH_ROWS, type OutboxRelayReport } from '../domain/outbox.ts';
+import { decideTakeover, type Mark, type OutboxTotals } from '../domain/outboxTakeover.ts';
+import { BatchRejectedError } from '../kafka/errors.ts';
+import type { OutboxPublisher } from '../kafka/outboxPublisher.ts';
+
+/** What a relay needs of the world. */
+export interface OutboxRelayDependencies {
+  databaseUrl: string;
+  outboxShards: number;
+  openPublisher(shard: number): OutboxPublisher;
+  wakeUps: OutboxWakeUps;
+  /** Who owns the shard, for people who look at the journal. */
+  owner: string;
+  logger: Logger;
+}
+
+export interface OutboxRelayRun {
+  shard: number;
+  /** Aborted when the run is over: the batch under way is finished and settled, and no other is opened. */
+  stop: AbortSignal;
+  onProgress(report: OutboxRelayReport): void;
+  onBatch(batch: { rows: number; seconds: number }): void;
+  onRejected(rows: number): void;
+}
+
+/** A shard that ran dry is polled this often at first: rows that come in a stream are found without being announced. */
+const BUSY_POLL_MS = 5;
+const BUSY_POLLS = 40;
+/** After that the relay asks to be woken, and polls ever more rarely in case nobody does. */
+const MAX_POLL_MS = 1_000;
+const RETRY_DUE_INTERVAL_MS = 1_000;
+const RENEW_MARK_AFTER_MS = 24 * 3_600_000;
+
+/**
+ * Relays one shard until `stop`: exactly once for read_committed consumers, in order for each key.
+ *
+ *   take over: fence in Postgres ─▶ fence in Kafka, read the mark ─▶ read the journal ─▶ decide
+ *                                          ▲                                                 │
+ *                     rejected: a new      │                                                 ▼
+ *                     publisher, smaller   └──────── send n ◀── open n ──────── settle, resend or proceed
+ *                     batches                          │          ▲
+ *                                                      └──────────┘ settle n and open n+1 in one commit
+ *
+ * Any error ends the run with all of its connections; the next run's takeover finds out what became of the open batch.
+ * @throws OrchestratorError kafka_unavailable, postgres_unavailable, relay_fenced, shard_stopped, unknown_shard
+ */
+export async function relayOutboxShard(dependencies: OutboxRelayDependencies, run: OutboxRelayRun): Promise<void> {
+  const client = await connect(dependencies.databaseUrl);
+  try {
+    const journal = await OutboxJournal.takeOver(client, run.shard, dependencies.outboxShards, dependencies.owner);
+    const relay = new OutboxRelay(journal, dependencies, run);
+    while (!run.stop.aborted) await relay.deliverWithFreshPublisher();
+  } finally {
+    await client.end().catch(() => {});
+  }
+}
+
+class OutboxRelay {
+  private readonly journal: OutboxJournal;
+  private readonly dependencies: OutboxRelayDependencies;
+  private readonly run: OutboxRelayRun;
+  private limit = MAX_BATCH_ROWS;
+  private totals: OutboxTotals = { delivered: 0, batches: 0 };
+  private parked = 0;
+  private retryDueAt = 0;
+  /** Why Kafka refused the batch that is open, until it is known which record is at fault. */
+  private rejection: string | undefined;
+
+  constructor(journal: OutboxJournal, dependencies: OutboxRelayDependencies, run: OutboxRelayRun) {
+    this.journal = journal;
+    this.dependencies = dependencies;
+    this.run = run;
+  }
+
+  /** Delivers until `stop`, or until Kafka rejects a batch, after which a publisher is not to be used again. */
+  async deliverWithFreshPublisher(): Promise<void> {
+    const publisher = this.dependencies.openPublisher(this.run.shard);
+    try {
+      await this.deliver(publisher, await this.recover(publisher));
+    } catch (error) {
+      if (!(error instanceof BatchRejectedError)) throw error;
+      this.rejection = describeRejection(error.rejection);
+    } finally {
+      await publisher.close();
+    }
+  }
+
+  /** Brings Kafka and the journal to one state, and returns the batch that has to be sent again, if there is one. */
+  private async recover(publisher: OutboxPublisher): Promise<OpenBatch | undefined> {
+    const mark = await publisher.initialise();
+    const journal = await this.journal.read();
+    this.totals = journal.totals;
+    const decision = decideTakeover(journal, mark);
+    this.dependencies.logger.debug({ shard: this.run.shard, decision, mark }, 'shard taken over');
+    switch (decision.kind) {
+      case 'stop':
+        throw new OrchestratorError('shard_stopped', `shard ${this.run.shard}: ${decision.reason}`);
+      case 'settle':
+        await this.journal.settle(journal.open!);
+        this.count(journal.open!.seqs.length);
+        return undefined;
+      case 'resend': {
+        const batch = await this.journal.reload(journal.open!);
+        return this.rejection === undefined ? batch : this.narrow(batch, this.rejection);
+      }
+      case 'proceed':
+        await this.keepMark(publisher, mark, journal.settledAt);
+        return undefined;
+    }
+  }
+
+  /**
+   * Kafka rejects a batch as a whole. Its rows go back and come again in batches of half the size, until the one that
+   * is at fault stands alone and is parked. Nothing is sent twice: a rejected transaction was never committed.
+   */
+  private async narrow(batch: OpenBatch, rejection: string): Promise<undefined> {
+    const { shard } = this.run;
+    const [culprit] = batch.records.length === 1 ? batch.records : [];
+    this.dependencies.logger.warn({ shard, rows: batch.records.length, culprit: culprit?.id, rejection }, 'batch rejected');
+    await this.journal.abandon(culprit && { seq: culprit.seq, reason: rejection });
+    if (culprit) this.run.onRejected(1);
+    this.limit = Math.max(1, Math.floor(batch.records.length / 2));
+    this.rejection = undefined;
+  }
+
+  /** Kafka forgets an offset a week after its last commit, so a shard without traffic renews its mark. */
+  private async keepMark(publisher: OutboxPublisher, mark: Mark | undefined, settledAt: Date | null): Promise<void> {
+    if (mark && settledAt && Date.now() - settledAt.getTime() > RENEW_MARK_AFTER_MS) await publisher.publish(mark, []);
+  }
+
+  private async deliver(publisher: OutboxPublisher, resend: OpenBatch | undefined): Promise<void> {
+    let batch = resend;
+    while (batch || !this.run.stop.aborted) {
+      await this.retryDue();
+      if (!batch) {
+        batch = await this.nextBatch();
+        continue;
+      }
+      await this.publish(publisher, batch);
+      batch = await this.settle(batch);
+    }
+  }
+
+  private async publish(publisher: OutboxPublisher, batch: OpenBatch): Promise<void> {
+    this.report('delivering');
+    const started = performance.now();
+    await publisher.publish(batch, batch.records);
+    this.run.onBatch({ rows: batch.records.length, seconds: (performance.now() - started) / 1000 });
+    this.limit = Math.min(MAX_BATCH_ROWS, this.limit * 2);
+  }
+
+  private async settle({ number, batchId, records }: OpenBatch): Promise<OpenBatch | undefined> {
+    const settled = { number, batchId, seqs: records.map(({ seq }) => seq) };
+    if (this.run.stop.aborted) {
+      await this.journal.settle(settled);
+      this.count(records.length);
+      return undefined;
+    }
+    const claim = await this.journal.settleAndOpen(settled, this.limit);
+    this.count(records.length);
+    return this.accept(claim);
+  }
+
+  /** Waits for rows until there are some, or until the run is over. */
+  private async nextBatch(): Promise<OpenBatch | undefined> {
+    for (let polls = 0; !this.run.stop.aborted; polls += 1) {
+      const claim = await this.journal.open(this.totals.batches, this.limit);
+      if (claim.batch || claim.rejected.length > 0) return this.accept(claim);
+      if (polls < BUSY_POLLS) await delay(BUSY_POLL_MS);
+      else return this.waitForRows();
+    }
+    return undefined;
+  }
+
+  /** The shard has run dry: from here until rows are seen, writers wake the relay. */
+  private async waitForRows(): Promise<OpenBatch | undefined> {
+    this.report('idle');
+    await this.journal.setWaiting(true);
+    try {
+      for (let pause = BUSY_POLL_MS; !this.run.stop.aborted; pause = Math.min(MAX_POLL_MS, pause * 2)) {
+        await this.retryDue();
+        const claim = await this.journal.open(this.totals.batches, this.limit);
+        if (claim.batch || claim.rejected.length > 0) return this.accept(claim);
+        await this.dependencies.wakeUps.wait(pause, this.run.stop);
+      }
+      return undefined;
+    } finally {
+      await this.journal.setWaiting(false);
+    }
+  }
+
+  private accept({ batch, rejected }: Claim): OpenBatch | undefined {
+    if (rejected.length > 0) {
+      this.run.onRejected(rejected.length);
+      this.retryDueAt = 0;
+      const { shard } = this.run;
+      for (const { row, rejection } of rejected) {
+        this.dependencies.logger.warn({ shard, message: row.id, rejection }, 'message parked');
+      }
+    }
+    return batch;
+  }
+
+  private async retryDue(): Promise<void> {
+    if (Date.now() < this.retryDueAt) return;
+    this.retryDueAt = Date.now() + RETRY_DUE_INTERVAL_MS;
+    this.parked = await this.journal.retryDue();
+  }
+
+  private count(rows: number): void {
+    this.totals = { delivered: this.totals.delivered + rows, batches: this.totals.batches + 1 };
+  }
+
+  private report(state: OutboxRelayReport['state']): void {
+    this.run.onProgress({ state, totals: this.totals, parked: this.parked, lastError: null });
+  }
+}

@@ -1,0 +1,263 @@
+// The one file that reads the environment. A bad value ends the start with a sentence that names the variable, the
+// value (secrets hidden) and what is expected; what comes out is frozen, so nobody configures anything later.
+import { z } from 'zod';
+
+export interface Config {
+  databaseUrl: string;
+  kafka: {
+    brokers: string[];
+    /** For topics without a planned count. */
+    defaultPartitions: number;
+    ssl: false | { caFile?: string };
+    sasl: undefined | { mechanism: SaslMechanism; username: string; password: string };
+  };
+  redisUrl: string;
+  somabrainUrl: string;
+  /** Only a fallback: Temporal's own TEMPORAL_ADDRESS wins. */
+  temporalAddress: string;
+  conversationTopic: string;
+  taskQueue: string;
+  metricsAddress: { host: string; port: number };
+  /** Undefined: the s3 tier is off. */
+  s3: undefined | { endpoint: string; bucket: string; accessKeyId: string; secretAccessKey: string };
+  storageDir: string | undefined;
+  spoolDir: string | undefined;
+  backupDestination: string | undefined;
+  healthConfig: string | undefined;
+  /** Recorded in Postgres at the first start: another number later is refused there. */
+  outbox: { shards: number };
+  logLevel: string;
+  /** How long a graceful stop may take. */
+  shutdownSeconds: number;
+}
+
+const saslMechanisms = ['plain', 'scram-sha-256', 'scram-sha-512'] as const;
+export type SaslMechanism = (typeof saslMechanisms)[number];
+
+/** All that is wrong with the environment, one sentence a variable. */
+export class ConfigError extends Error {
+  readonly sentences: readonly string[];
+
+  constructor(sentences: readonly string[]) {
+    super(sentences.join('\n'));
+    this.name = 'ConfigError';
+    this.sentences = sentences;
+  }
+}
+
+// Each schema's description is the second half of its sentence: "… : expected <description>".
+
+const urlOf = (protocols: string[], expected: string, complete: (url: URL) => boolean = () => true) =>
+  z
+    .string()
+    .refine((text) => {
+      const url = URL.parse(text);
+      return url !== null && protocols.includes(url.protocol) && complete(url);
+    })
+    .describe(expected);
+
+const httpUrl = urlOf(['http:', 'https:'], 'an http:// or https:// URL');
+
+const integer = (least: number, most: number) =>
+  z
+    .string()
+    .regex(/^\d{1,9}$/)
+    .transform(Number)
+    .refine((number) => number >= least && number <= most)
+    .describe(`an integer from ${least} to ${most}`);
+
+const oneOf = <T extends string>(values: readonly [T, ...T[]]) =>
+  z.enum(values).describe(`one of ${values.join(', ')}`);
+
+const text = (expected: string) => z.string().describe(expected);
+
+interface Address {
+  host: string;
+  port: number;
+}
+
+function parseAddress(address: string): Address | undefined {
+  const [, ipv6, name, digits] = /^(?:\[([0-9a-f:.]+)\]|([\w.-]+)):(\d{1,5})$/i.exec(address) ?? [];
+  const port = Number(digits);
+  return port >= 1 && port <= 65_535 ? { host: ipv6 ?? name ?? '', port } : undefined;
+}
+
+const isAddress = (address: string) => parseAddress(address) !== undefined;
+const address = z
+  .string()
+  .refine(isAddress)
+  .describe('host:port with a port from 1 to 65535 (an IPv6 host in brackets)');
+
+const brokers = z
+  .string()
+  .transform((list) => list.split(',').map((broker) => broker.trim()))
+  .refine((list) => list.every(isAddress))
+  .describe('a comma-separated list of host:port, each port from 1 to 65535');
+
+// Kafka allows 249 characters; the topic's dead letter queue needs four of them for ".dlq".
+const topic = z
+  .string()
+  .regex(/^(?!\.{1,2}$)[a-zA-Z0-9._-]{1,245}$/)
+  .describe('a Kafka topic name of at most 245 letters, digits, dots, underscores or hyphens');
+
+const variables = {
+  SA01_DATABASE_URL: urlOf(
+    ['postgresql:', 'postgres:'],
+    'postgresql://user:password@host:port/database',
+    (url) => url.pathname.length > 1 && (url.hostname !== '' || url.searchParams.has('host')),
+  ).default('postgresql://somaagent:somaagent@localhost:20432/somaagent_core'),
+  SA01_KAFKA_BOOTSTRAP_SERVERS: brokers.default(['localhost:20092']),
+  SA01_KAFKA_DEFAULT_PARTITIONS: integer(1, 1000).default(6),
+  SA01_KAFKA_SSL: oneOf(['true', 'false']).default('false'),
+  SA01_KAFKA_SSL_CA: text('the file of a certificate authority').optional(),
+  SA01_KAFKA_SASL_MECHANISM: oneOf(saslMechanisms).optional(),
+  SA01_KAFKA_SASL_USERNAME: text('a user name').optional(),
+  SA01_KAFKA_SASL_PASSWORD: text('a password').optional(),
+  SA01_REDIS_URL: urlOf(
+    ['redis:', 'rediss:'],
+    'redis://host:port/database, or rediss:// for TLS',
+    (url) => url.hostname !== '' && /^\/?\d*$/.test(url.pathname),
+  ).default('redis://localhost:20379/0'),
+  SA01_SOMABRAIN_URL: httpUrl.default('http://localhost:9696'),
+  SA01_TEMPORAL_HOST: address.default('localhost:7233'),
+  CONVERSATION_INBOUND: topic.default('conversation.inbound'),
+  SA01_TASK_QUEUE: z
+    .string()
+    .max(1000)
+    .describe('a task queue name of at most 1000 characters')
+    .default('somaagent-orchestrator'),
+  SA01_METRICS_ADDRESS: address.default('127.0.0.1:9464'),
+  SA01_S3_ENDPOINT: httpUrl.optional(),
+  SA01_S3_BUCKET: z
+    .string()
+    .regex(/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/)
+    .describe('a bucket name of 3 to 63 lower-case letters, digits, dots or hyphens')
+    .optional(),
+  AWS_ACCESS_KEY_ID: text('an access key id').optional(),
+  AWS_SECRET_ACCESS_KEY: text('a secret access key').optional(),
+  SA01_STORAGE_DIR: text('a directory').optional(),
+  SA01_SPOOL_DIR: text('a directory').optional(),
+  SA01_BACKUP_DESTINATION: urlOf(
+    ['file:', 's3:'],
+    'file:///directory or s3://bucket/prefix',
+    // "file://tmp/x" would name a host, and "s3:///x" no bucket.
+    (url) => (url.protocol === 'file:') === (url.hostname === ''),
+  ).optional(),
+  SA01_HEALTH_CONFIG: text('a file').optional(),
+  SA01_OUTBOX_SHARDS: integer(1, 64).default(2),
+  SA01_LOG_LEVEL: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+  SA01_SHUTDOWN_SECONDS: integer(1, 3600).default(20),
+};
+
+type Name = keyof typeof variables;
+const schema = z.object(variables);
+const names = Object.keys(variables) as Name[];
+
+/** Variables that only mean something together; AWS_* keys alone ask for nothing, many machines have them set. */
+const groups: { asks: Name[]; needs: Name[] }[] = [
+  {
+    asks: ['SA01_KAFKA_SASL_MECHANISM', 'SA01_KAFKA_SASL_USERNAME', 'SA01_KAFKA_SASL_PASSWORD'],
+    needs: ['SA01_KAFKA_SASL_MECHANISM', 'SA01_KAFKA_SASL_USERNAME', 'SA01_KAFKA_SASL_PASSWORD'],
+  },
+  {
+    asks: ['SA01_S3_ENDPOINT', 'SA01_S3_BUCKET'],
+    needs: ['SA01_S3_ENDPOINT', 'SA01_S3_BUCKET', 'AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'],
+  },
+];
+
+/**
+ * A value as an error may show it. Where a password may hide, the value is taken apart like a URL; one that does not
+ * come apart cleanly (a password with an unescaped @, / or #) is not shown at all, because its parts cannot be told.
+ * Keys and passwords with a variable of their own are never shown, because any text is good there.
+ */
+function shown(value: string): string {
+  if (!/[@?]/.test(value)) return JSON.stringify(value);
+  const url = URL.parse(value);
+  if (url === null || url.pathname.includes('@') || url.hash !== '')
+    return '(hidden, it may hold a password)';
+  if (url.password !== '') url.password = '***';
+  if (url.search !== '') url.search = '***';
+  return JSON.stringify(url.href);
+}
+
+type Values = Partial<Record<Name, string>>;
+
+/** An empty string counts as unset: compose files and shells have no other way to unset a variable. */
+function pick(env: NodeJS.ProcessEnv): Values {
+  return Object.fromEntries(names.map((name) => [name, env[name] || undefined]));
+}
+
+function expected(name: Name): string {
+  const schema = variables[name];
+  return schema.description ?? schema.unwrap().description ?? 'another value';
+}
+
+function missing(values: Values): string[] {
+  return groups.flatMap(({ asks, needs }) => {
+    const asking = asks.find((name) => values[name]);
+    return needs
+      .filter((name) => asking && !values[name])
+      .map((name) => `${name} is not set: expected ${expected(name)}, because ${asking} is set.`);
+  });
+}
+
+/** Defaults apply, every variable is checked, and all that is wrong is said at once, by a ConfigError. */
+export function readConfig(env: NodeJS.ProcessEnv): Config {
+  const values = pick(env);
+  const parsed = schema.safeParse(values);
+  const bad = new Set(parsed.error?.issues.map((issue) => issue.path[0] as Name));
+  const sentences = [...bad].map(
+    (name) => `${name} is ${shown(values[name] ?? '')}: expected ${expected(name)}.`,
+  );
+  sentences.push(...missing(values));
+  if (values.SA01_KAFKA_SSL_CA && values.SA01_KAFKA_SSL !== 'true') {
+    sentences.push('SA01_KAFKA_SSL is not true: expected true, because SA01_KAFKA_SSL_CA is set.');
+  }
+  if (!parsed.success || sentences.length > 0) throw new ConfigError(sentences);
+  return deepFreeze(assemble(parsed.data));
+}
+
+function assemble(read: z.infer<typeof schema>): Config {
+  return {
+    databaseUrl: read.SA01_DATABASE_URL,
+    kafka: {
+      brokers: read.SA01_KAFKA_BOOTSTRAP_SERVERS,
+      defaultPartitions: read.SA01_KAFKA_DEFAULT_PARTITIONS,
+      ssl:
+        read.SA01_KAFKA_SSL === 'true' && (read.SA01_KAFKA_SSL_CA ? { caFile: read.SA01_KAFKA_SSL_CA } : {}),
+      sasl: read.SA01_KAFKA_SASL_MECHANISM
+        ? {
+            mechanism: read.SA01_KAFKA_SASL_MECHANISM,
+            username: read.SA01_KAFKA_SASL_USERNAME ?? '',
+            password: read.SA01_KAFKA_SASL_PASSWORD ?? '',
+          }
+        : undefined,
+    },
+    redisUrl: read.SA01_REDIS_URL,
+    somabrainUrl: read.SA01_SOMABRAIN_URL,
+    temporalAddress: read.SA01_TEMPORAL_HOST,
+    conversationTopic: read.CONVERSATION_INBOUND,
+    taskQueue: read.SA01_TASK_QUEUE,
+    metricsAddress: parseAddress(read.SA01_METRICS_ADDRESS) as Address,
+    s3: read.SA01_S3_ENDPOINT
+      ? {
+          endpoint: read.SA01_S3_ENDPOINT,
+          bucket: read.SA01_S3_BUCKET ?? '',
+          accessKeyId: read.AWS_ACCESS_KEY_ID ?? '',
+          secretAccessKey: read.AWS_SECRET_ACCESS_KEY ?? '',
+        }
+      : undefined,
+    storageDir: read.SA01_STORAGE_DIR,
+    spoolDir: read.SA01_SPOOL_DIR,
+    backupDestination: read.SA01_BACKUP_DESTINATION,
+    healthConfig: read.SA01_HEALTH_CONFIG,
+    outbox: { shards: read.SA01_OUTBOX_SHARDS },
+    logLevel: read.SA01_LOG_LEVEL,
+    shutdownSeconds: read.SA01_SHUTDOWN_SECONDS,
+  };
+}
+
+function deepFreeze<T>(value: T): T {
+  if (typeof value === 'object' && value !== null) Object.values(Object.freeze(value)).forEach(deepFreeze);
+  return value;
+}

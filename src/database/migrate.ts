@@ -1,0 +1,35 @@
+import path from 'node:path';
+import { runner } from 'node-pg-migrate';
+import { connect } from './postgres.ts';
+
+/** Any number of workers may start at once: one migrates, the others wait for this advisory lock and find it done. */
+const MIGRATION_LOCK = 7_305_814_209;
+
+const migrationsDirectory = path.join(import.meta.dirname, 'migrations');
+
+/**
+ * Brings the schema up to date and returns the names of the migrations that ran now. Each runs in a transaction of its
+ * own, so one that fails leaves no half of itself behind.
+ * @throws OrchestratorError postgres_unavailable
+ */
+export async function migrate(databaseUrl: string): Promise<string[]> {
+  const client = await connect(databaseUrl, 0);
+  try {
+    await client.query('SELECT pg_advisory_lock($1)', [MIGRATION_LOCK]);
+    const applied = await runner({
+      dbClient: client,
+      dir: migrationsDirectory,
+      direction: 'up',
+      migrationsSchema: 'orchestrator',
+      createMigrationsSchema: true,
+      migrationsTable: 'migration',
+      // Its own lock gives up where another run holds it; ours waits.
+      noLock: true,
+      singleTransaction: false,
+      log: () => {},
+    });
+    return applied.map(({ name }) => name);
+  } finally {
+    await client.end();
+  }
+}

@@ -1,0 +1,283 @@
+import { randomUUID } from 'node:crypto';
+import type pg from 'pg';
+import { OrchestratorError } from '../domain/errors.ts';
+import {
+  composeBatch,
+  describeRejection,
+  MAX_BATCH_BYTES,
+  MAX_RECORD_BYTES,
+  type OutboxRecord,
+  type OutboxRow,
+  type RejectedRow,
+} from '../domain/outbox.ts';
+import type { Journal, OutboxTotals } from '../domain/outboxTakeover.ts';
+import { shardExpression } from './deployment.ts';
+import { inTransaction } from './postgres.ts';
+
+/** A batch that the journal holds as open: its rows are pending, and only this relay may send them. */
+export interface OpenBatch {
+  number: number;
+  batchId: string;
+  records: OutboxRecord[];
+}
+
+export interface Claim {
+  /** Undefined when there was nothing to send. */
+  batch: OpenBatch | undefined;
+  /** Rows that were parked now, because no record can be made of them. */
+  rejected: RejectedRow[];
+}
+
+const NOTHING: Claim = { batch: undefined, rejected: [] };
+
+/** What a batch has to be known by to be settled; the rows behind it may be gone from memory. */
+type SettledBatch = { number: number; batchId: string; seqs: string[] };
+
+/**
+ * One shard's journal in Postgres, as its owner sees it. Every write checks the epoch that `takeOver` raised, so a
+ * relay that was replaced is refused here (`relay_fenced`), however late it wakes up.
+ */
+export class OutboxJournal {
+  readonly shard: number;
+  private readonly client: pg.ClientBase;
+  private readonly epoch: string;
+  private readonly shards: number;
+
+  private constructor(client: pg.ClientBase, shard: number, shards: number, epoch: string) {
+    this.client = client;
+    this.shard = shard;
+    this.shards = shards;
+    this.epoch = epoch;
+  }
+
+  /**
+   * Raises the shard's epoch: from here on its former owner can write nothing. Committed before it returns.
+   * @throws OrchestratorError unknown_shard
+   */
+  static async takeOver(client: pg.ClientBase, shard: number, shards: number, owner: string) {
+    // This session claims and marks by one partial index. The planner's statistics of a table that fills and drains
+    // within seconds are always wrong, and one sequential scan over years of published rows would stall the shard.
+    await client.query('SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off');
+    const { rows } = await client.query<{ epoch: string }>(
+      `UPDATE orchestrator.outbox_journal SET epoch = epoch + 1, owner = $2, taken_at = now()
+       WHERE shard = $1 RETURNING epoch`,
+      [shard, owner],
+    );
+    const [taken] = rows;
+    if (!taken) {
+      throw new OrchestratorError('unknown_shard', `shard ${shard} does not exist: there are 0 to ${shards - 1}`);
+    }
+    return new OutboxJournal(client, shard, shards, taken.epoch);
+  }
+
+  /** @throws OrchestratorError relay_fenced */
+  async read(): Promise<Journal & { totals: OutboxTotals; settledAt: Date | null }> {
+    const { rows } = await this.client.query<JournalRow>(
+      `SELECT settled_number, settled_batch, settled_at, delivered_total, open_batch, open_seqs
+       FROM orchestrator.outbox_journal WHERE shard = $1 AND epoch = $2`,
+      [this.shard, this.epoch],
+    );
+    const row = rows[0];
+    if (!row) throw this.fenced();
+    const number = Number(row.settled_number);
+    return {
+      settled: { number, batchId: row.settled_batch },
+      open: row.open_batch === null ? null : { number: number + 1, batchId: row.open_batch, seqs: row.open_seqs ?? [] },
+      totals: { delivered: Number(row.delivered_total), batches: number },
+      settledAt: row.settled_at,
+    };
+  }
+
+  /** The open batch as its rows are now, to be sent again; without rows that somebody deleted or settled by hand. */
+  async reload(open: SettledBatch): Promise<OpenBatch> {
+    const { rows } = await this.client.query<OutboxRow>(
+      `SELECT ${ROW_COLUMNS} FROM public.core_outboxmessage
+       WHERE status = 'pending' AND ${shardExpression(this.shards)} = $1 AND relay_seq = ANY($2::bigint[])
+       ORDER BY relay_seq`,
+      [this.shard, open.seqs],
+    );
+    return { number: open.number, batchId: open.batchId, records: composeBatch(rows).records };
+  }
+
+  /** Opens a batch behind the settled one. Finding none writes nothing, so an idle shard may ask as often as it likes. */
+  async open(settledNumber: number, limit: number): Promise<Claim> {
+    const rows = await this.claim(limit);
+    if (rows.length === 0) return NOTHING;
+    return inTransaction(this.client, () => this.advance({ from: settledNumber, settled: undefined, rows }));
+  }
+
+  /** Marks the batch's rows published and opens the next batch in the same commit, which halves the commits. */
+  async settleAndOpen(batch: SettledBatch, limit: number): Promise<Claim> {
+    return inTransaction(this.client, async () => {
+      const marked = await this.markPublished(batch);
+      const rows = await this.claim(limit);
+      return this.advance({ from: batch.number - 1, settled: { ...batch, marked }, rows });
+    });
+  }
+
+  /** Marks the batch's rows published and leaves none open. */
+  async settle(batch: SettledBatch): Promise<void> {
+    await inTransaction(this.client, async () => {
+      const marked = await this.markPublished(batch);
+      await this.advance({ from: batch.number - 1, settled: { ...batch, marked }, rows: [] });
+    });
+  }
+
+  /**
+   * Forgets the open batch, which Kafka is known not to have: its rows are claimed anew, under the same number. Where
+   * it came down to one record that Kafka refuses, that row is parked.
+   */
+  async abandon(rejected?: { seq: string; reason: string }): Promise<void> {
+    await inTransaction(this.client, async () => {
+      const { rowCount } = await this.client.query(
+        `UPDATE orchestrator.outbox_journal SET open_batch = NULL, open_seqs = NULL WHERE shard = $1 AND epoch = $2`,
+        [this.shard, this.epoch],
+      );
+      if (rowCount !== 1) throw this.fenced();
+      if (rejected) await this.park([rejected]);
+    });
+  }
+
+  /** Puts parked rows whose next attempt is due back among the pending, and counts those that stay parked. */
+  async retryDue(): Promise<number> {
+    const ours = `status = 'failed' AND ${shardExpression(this.shards)} = $1`;
+    await this.client.query({
+      name: 'outbox-retry-due',
+      text: `UPDATE public.core_outboxmessage SET status = 'pending', next_retry_at = NULL
+             WHERE ${ours} AND next_retry_at <= now()`,
+      values: [this.shard],
+    });
+    const { rows } = await this.client.query<{ parked: string }>({
+      name: 'outbox-count-parked',
+      text: `SELECT count(*) AS parked FROM public.core_outboxmessage WHERE ${ours}`,
+      values: [this.shard],
+    });
+    return Number(rows[0]!.parked);
+  }
+
+  /** Tells writers (their trigger reads it) whether this shard's relay wants to be woken. Not worth an fsync. */
+  async setWaiting(waiting: boolean): Promise<void> {
+    await inTransaction(this.client, async () => {
+      await this.client.query('SET LOCAL synchronous_commit = off');
+      await this.client.query(
+        `INSERT INTO orchestrator.outbox_waiting (shard, waiting) VALUES ($1, $2)
+         ON CONFLICT (shard) DO UPDATE SET waiting = EXCLUDED.waiting`,
+        [this.shard, waiting],
+      );
+    });
+  }
+
+  private async claim(limit: number): Promise<OutboxRow[]> {
+    const { rows } = await this.client.query<OutboxRow>({
+      name: 'outbox-claim',
+      text: claimQuery(this.shards),
+      values: [this.shard, limit],
+    });
+    return rows;
+  }
+
+  private async markPublished({ seqs }: SettledBatch): Promise<number> {
+    const { rowCount } = await this.client.query({
+      name: 'outbox-settle',
+      text: `UPDATE public.core_outboxmessage SET status = 'published', published_at = now(), last_error = NULL
+             WHERE status = 'pending' AND ${shardExpression(this.shards)} = $1 AND relay_seq = ANY($2::bigint[])`,
+      values: [this.shard, seqs],
+    });
+    return rowCount ?? 0;
+  }
+
+  /** The journal's step from one state to the next, refused where the epoch or the number is not the expected one. */
+  private async advance(step: Step): Promise<Claim> {
+    const { from, settled, rows } = step;
+    const { records, rejected } = composeBatch(rows);
+    await this.park(rejected.map(({ row, rejection }) => ({ seq: row.seq, reason: describeRejection(rejection) })));
+    const number = (settled?.number ?? from) + 1;
+    const batch = records.length > 0 ? { number, batchId: randomUUID(), records } : undefined;
+    const { rowCount } = await this.client.query({
+      name: 'outbox-advance',
+      text: `UPDATE orchestrator.outbox_journal
+             SET settled_number = $4, settled_batch = coalesce($5, settled_batch), delivered_total = delivered_total + $6,
+                 settled_at = CASE WHEN $5::uuid IS NULL THEN settled_at ELSE now() END,
+                 open_batch = $7, open_seqs = $8, opened_at = now()
+             WHERE shard = $1 AND epoch = $2 AND settled_number = $3 AND open_batch IS NOT DISTINCT FROM $5`,
+      values: [
+        this.shard,
+        this.epoch,
+        from,
+        number - 1,
+        settled?.batchId,
+        settled?.marked ?? 0,
+        batch?.batchId,
+        batch?.records.map(({ seq }) => seq),
+      ],
+    });
+    if (rowCount !== 1) throw this.fenced();
+    return { batch, rejected };
+  }
+
+  /**
+   * Parks rows: status `failed`, an attempt spent, and the next one due after 2^attempts seconds (the platform's own
+   * schedule) while attempts remain. Later rows of the same key wait behind them.
+   */
+  private async park(rejected: { seq: string; reason: string }[]): Promise<void> {
+    if (rejected.length === 0) return;
+    await this.client.query(
+      `UPDATE public.core_outboxmessage AS message
+       SET status = 'failed', attempts = attempts + 1, failed_at = now(), last_error = parked.reason,
+           next_retry_at = CASE WHEN attempts + 1 < max_attempts THEN now() + make_interval(secs => 2 ^ (attempts + 1)) END
+       FROM unnest($2::bigint[], $3::text[]) AS parked (seq, reason)
+       WHERE message.status = 'pending' AND ${shardExpression(this.shards)} = $1 AND message.relay_seq = parked.seq`,
+      [this.shard, rejected.map(({ seq }) => seq), rejected.map(({ reason }) => reason)],
+    );
+  }
+
+  private fenced(): OrchestratorError {
+    return new OrchestratorError(
+      'relay_fenced',
+      `another relay has taken over shard ${this.shard} since epoch ${this.epoch}`,
+    );
+  }
+}
+
+interface Step {
+  /** The last settled number before this step. */
+  from: number;
+  settled: (SettledBatch & { marked: number }) | undefined;
+  rows: OutboxRow[];
+}
+
+interface JournalRow {
+  settled_number: string;
+  settled_batch: string | null;
+  settled_at: Date | null;
+  delivered_total: string;
+  open_batch: string | null;
+  open_seqs: string[] | null;
+}
+
+const ROW_COLUMNS = `
+  relay_seq AS seq, id, idempotency_key AS "idempotencyKey", topic, partition_key AS key, attempts,
+  headers::text AS headers, octet_length(payload::text) AS "valueBytes",
+  CASE WHEN octet_length(payload::text) <= ${MAX_RECORD_BYTES} THEN payload::text END AS value`;
+
+/**
+ * The next rows of a shard ($1), in order of insertion: at most $2, and no more than fit into one batch by bytes, but
+ * always the first. The running sum is taken while the index is read, so rows beyond the bound are not sent here.
+ * Keys that a parked message holds back are left out; the list of those is empty on a good day.
+ */
+export const claimQuery = (shards: number): string => `
+  SELECT seq, id, "idempotencyKey", topic, key, attempts, headers, "valueBytes", value
+  FROM (
+    SELECT ${ROW_COLUMNS},
+      sum(octet_length(payload::text)) OVER (ORDER BY relay_seq ROWS UNBOUNDED PRECEDING) AS running
+    FROM public.core_outboxmessage
+    WHERE status = 'pending' AND ${shardExpression(shards)} = $1
+      AND (partition_key IS NULL OR (topic, partition_key) NOT IN (
+        SELECT topic, partition_key FROM public.core_outboxmessage
+        WHERE status = 'failed' AND partition_key IS NOT NULL
+      ))
+    ORDER BY relay_seq
+    LIMIT $2
+  ) AS claim
+  WHERE running <= ${MAX_BATCH_BYTES} OR running = "valueBytes"
+  ORDER BY seq`;

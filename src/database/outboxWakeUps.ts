@@ -1,0 +1,52 @@
+import { EventEmitter, once } from 'node:events';
+import { setTimeout as delay } from 'node:timers/promises';
+import type pg from 'pg';
+import { connect } from './postgres.ts';
+
+const CHANNEL = 'somaagent_outbox';
+const RECONNECT_MS = 1_000;
+
+/**
+ * The worker's ear for new outbox rows: one LISTEN connection for all of its shards. It is a hint only. While the
+ * connection is down, or behind a pooler that has no LISTEN, waits simply last their full time and the relays poll.
+ */
+export class OutboxWakeUps {
+  private readonly databaseUrl: string;
+  private readonly notifications = new EventEmitter().setMaxListeners(0);
+  private readonly closed = new AbortController();
+  private readonly listening: Promise<void>;
+
+  constructor(databaseUrl: string) {
+    this.databaseUrl = databaseUrl;
+    this.listening = this.keepListening();
+  }
+
+  /** Resolves at the next notification, after `ms`, or when `signal` aborts, whichever comes first. */
+  async wait(ms: number, signal: AbortSignal): Promise<void> {
+    const until = AbortSignal.any([signal, AbortSignal.timeout(ms)]);
+    await once(this.notifications, CHANNEL, { signal: until }).catch(() => {});
+  }
+
+  async close(): Promise<void> {
+    this.closed.abort();
+    await this.listening;
+  }
+
+  private async keepListening(): Promise<void> {
+    while (!this.closed.signal.aborted) {
+      await this.listen().catch(() => {});
+      await delay(RECONNECT_MS, undefined, { signal: this.closed.signal }).catch(() => {});
+    }
+  }
+
+  private async listen(): Promise<void> {
+    const client: pg.Client = await connect(this.databaseUrl);
+    try {
+      client.on('notification', () => this.notifications.emit(CHANNEL));
+      await client.query(`LISTEN ${CHANNEL}`);
+      await once(client, 'end', { signal: this.closed.signal });
+    } finally {
+      await client.end().catch(() => {});
+    }
+  }
+}

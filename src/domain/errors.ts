@@ -1,0 +1,42 @@
+/**
+ * Every error this service raises on purpose, with a stable code.
+ *
+ * `retryable` says what a caller may expect of a second try: an outage passes, a contradiction does not. The codes are
+ * documented in docs/errors.md, and a test fails when one of them is missing there.
+ */
+export const errorCatalogue = {
+  invalid_input: { retryable: false },
+  invalid_message: { retryable: false },
+  kafka_unavailable: { retryable: true },
+  postgres_unavailable: { retryable: true },
+  temporal_unavailable: { retryable: true },
+  batch_rejected: { retryable: true },
+  relay_fenced: { retryable: true },
+  shard_stopped: { retryable: false },
+  unknown_shard: { retryable: false },
+  shard_count_mismatch: { retryable: false },
+} as const satisfies Record<string, { retryable: boolean }>;
+
+export type ErrorCode = keyof typeof errorCatalogue;
+
+export class OrchestratorError extends Error {
+  readonly code: ErrorCode;
+
+  constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = 'OrchestratorError';
+    this.code = code;
+  }
+
+  get retryable(): boolean {
+    return errorCatalogue[this.code].retryable;
+  }
+}
+
+/** One line for logs, `last_error` columns and workflow state, whatever was thrown. */
+export function describeError(error: unknown): string {
+  if (error instanceof OrchestratorError) return `${error.code}: ${error.message}`;
+  if (error instanceof AggregateError && error.errors.length > 0) return describeError(error.errors[0]);
+  if (error instanceof Error) return error.message || error.name;
+  return String(error);
+}

@@ -1,0 +1,61 @@
+/** What Kafka holds about a shard's last committed batch: an offset and its metadata, committed with the records. */
+export interface Mark {
+  number: number;
+  batchId: string;
+}
+
+/** What Postgres holds about the same shard. */
+export interface Journal {
+  /** The last batch whose rows are marked published; number 0 and a null id before the first. */
+  settled: { number: number; batchId: string | null };
+  /** The batch that was opened and may or may not be in Kafka. */
+  open: { number: number; batchId: string; seqs: string[] } | null;
+}
+
+/** What a shard has delivered since the deployment began, counted in the same commit that marks the rows. */
+export interface OutboxTotals {
+  delivered: number;
+  batches: number;
+}
+
+export type TakeoverDecision =
+  | { kind: 'proceed' }
+  /** Kafka has the open batch: its rows only have to be marked. */
+  | { kind: 'settle' }
+  /** Kafka does not have it, and never will (its producer is fenced): it has to be sent. */
+  | { kind: 'resend' }
+  /** The two contradict one another. Going on could lose or double messages, so a person decides. */
+  | { kind: 'stop'; reason: string };
+
+/**
+ * Decides what a relay does with the batch that its predecessor may have left behind.
+ *
+ *     open n ──▶ send n (one Kafka transaction: records + mark n) ──▶ settle n, open n+1
+ *        │                    │                                          │
+ *   killed here:         killed here:                              killed here:
+ *   mark = n-1           mark = n                                  mark = n, none open
+ *   → resend             → settle                                  → proceed
+ *
+ * Sound only if asked in this order: fence the predecessor in Postgres, fence it in Kafka (which ends its last
+ * transaction one way or the other), read the mark, and only then read the journal. Every other combination means
+ * that one side was set back (Postgres restored from an older copy, the group's offsets deleted or expired).
+ */
+export function decideTakeover(journal: Journal, mark: Mark | undefined): TakeoverDecision {
+  const { settled, open } = journal;
+  if (open && mark && mark.number === open.number && mark.batchId === open.batchId) return { kind: 'settle' };
+  if (isExactly(settled, mark)) return { kind: open ? 'resend' : 'proceed' };
+  return { kind: 'stop', reason: contradiction(journal, mark) };
+}
+
+function isExactly(settled: Journal['settled'], mark: Mark | undefined): boolean {
+  if (mark === undefined) return settled.number === 0;
+  return mark.number === settled.number && mark.batchId === settled.batchId;
+}
+
+function contradiction({ settled, open }: Journal, mark: Mark | undefined): string {
+  const postgres = open
+    ? `batch ${settled.number} as settled and ${open.number} (${open.batchId}) as open`
+    : `batch ${settled.number} (${settled.batchId ?? 'none yet'}) as settled and none open`;
+  const kafka = mark ? `batch ${mark.number} (${mark.batchId}) as its last` : 'no batch at all';
+  return `Postgres knows ${postgres}, Kafka knows ${kafka}`;
+}

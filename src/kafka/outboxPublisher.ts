@@ -1,0 +1,229 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import {
+  type Admin,
+  type Kafka,
+  type Message,
+  type PartitionMetadata,
+  Partitioners,
+  type Producer,
+  type RecordMetadata,
+  type Transaction,
+} from 'kafkajs';
+import { OrchestratorError } from '../domain/errors.ts';
+import type { OutboxRecord } from '../domain/outbox.ts';
+import type { Mark } from '../domain/outboxTakeover.ts';
+import type { PartitionPlan } from '../domain/topics.ts';
+import { fromKafka, protocolType } from './errors.ts';
+import { ensureTopics } from './topics.ts';
+
+/**
+ * The relay's narrow view of Kafka: one shard's transactional producer.
+ *
+ * After any error the publisher is finished: close it and make another, whose `initialise` says what became of the
+ * batch. Errors are OrchestratorErrors: batch_rejected, relay_fenced, kafka_unavailable.
+ */
+export interface OutboxPublisher {
+  /**
+   * Fences every earlier publisher of this shard and returns the number and id of the last batch that Kafka
+   * committed, undefined if there was none. No batch of a fenced publisher can be committed after this returned.
+   */
+  initialise(): Promise<Mark | undefined>;
+  /** Writes the records and the mark in one transaction; when it returns, read_committed consumers see all of it. */
+  publish(mark: Mark, records: OutboxRecord[]): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface OutboxPublisherOptions {
+  kafka: Kafka;
+  deploymentId: string;
+  shard: number;
+  partitions: PartitionPlan;
+}
+
+/**
+ * Marks are group offsets, and an offset needs a topic to stand on. This one never holds a record. Deleting it deletes
+ * the marks, and every shard stops at its next takeover rather than guess.
+ */
+export const MARK_TOPIC = 'somaagent.outbox.marks';
+const MARK_PARTITION = 0;
+const BARRIER_PARTITION = 1;
+
+/** Kafka aborts a transaction that stays open longer. Until then it holds back the read_committed readers behind it. */
+const TRANSACTION_TIMEOUT_MS = 20_000;
+/** While Kafka writes the markers of the last transaction it refuses the next one, usually for a few milliseconds. */
+const MARKERS_RETRY_MS = 2;
+const PATIENCE_MS = 10_000;
+
+/**
+ * kafkajs behind guards against its silent losses (found by running it, see docs/decisions/0003-guarded-kafkajs.md):
+ * partitions are computed here and not by a retry; no retries, no abort, no reuse after an error; the offset comes
+ * first in each transaction; before the commit, the responses must cover exactly what was sent.
+ */
+export class KafkajsOutboxPublisher implements OutboxPublisher {
+  private readonly admin: Admin;
+  private readonly producer: Producer;
+  private readonly groupId: string;
+  private readonly plan: PartitionPlan;
+  private partitionCounts = new Map<string, number>();
+
+  constructor({ kafka, deploymentId, shard, partitions }: OutboxPublisherOptions) {
+    this.groupId = `somaagent-outbox-${deploymentId}-${shard}`;
+    this.plan = partitions;
+    this.admin = kafka.admin();
+    this.producer = kafka.producer({
+      transactionalId: this.groupId,
+      transactionTimeout: TRANSACTION_TIMEOUT_MS,
+      maxInFlightRequests: 1,
+      retry: { retries: 0 },
+      allowAutoTopicCreation: false,
+      createPartitioner: () => (args) => args.message.partition!,
+    });
+  }
+
+  async initialise(): Promise<Mark | undefined> {
+    return this.guarded(async () => {
+      await Promise.all([this.admin.connect(), this.producer.connect()]);
+      await this.ensureMarkTopic();
+      // The first transaction makes kafkajs send InitProducerId: this is where the fencing happens, and where Kafka
+      // brings the predecessor's last transaction to its end before it answers.
+      const token = randomUUID();
+      const barrier = await this.begin({ partition: BARRIER_PARTITION, offset: '0', metadata: token });
+      await barrier.commit();
+      return this.readMark(token);
+    });
+  }
+
+  async publish({ number, batchId }: Mark, records: OutboxRecord[]): Promise<void> {
+    await this.guarded(async () => {
+      const topicMessages = this.toMessages(records, await this.countPartitions(records));
+      const mark = { partition: MARK_PARTITION, offset: String(number), metadata: batchId };
+      const transaction = await this.begin(mark);
+      if (topicMessages.length > 0) {
+        const responses = await transaction.sendBatch({ topicMessages, acks: -1 });
+        assertAllAcknowledged(topicMessages, responses);
+      }
+      await transaction.commit();
+    });
+  }
+
+  async close(): Promise<void> {
+    await Promise.allSettled([this.producer.disconnect(), this.admin.disconnect()]);
+  }
+
+  private async guarded<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      throw fromKafka(error);
+    }
+  }
+
+  private async ensureMarkTopic(): Promise<void> {
+    const topics = await this.admin.listTopics();
+    if (topics.includes(MARK_TOPIC)) return;
+    await this.admin.createTopics({ topics: [{ topic: MARK_TOPIC, numPartitions: 2 }], waitForLeaders: true });
+  }
+
+  /** Starts a transaction with its offset, before any record: the cheapest request to repeat while markers are written. */
+  private async begin(offset: { partition: number; offset: string; metadata: string }): Promise<Transaction> {
+    const transaction = await this.producer.transaction();
+    const topics = [{ topic: MARK_TOPIC, partitions: [offset] }];
+    await untilReady('the end of the previous transaction', MARKERS_RETRY_MS, async () => {
+      try {
+        await transaction.sendOffsets({ consumerGroupId: this.groupId, topics });
+        return true;
+      } catch (error) {
+        if (protocolType(error) === 'CONCURRENT_TRANSACTIONS') return false;
+        throw error;
+      }
+    });
+    return transaction;
+  }
+
+  /**
+   * Kafka applies committed offsets a moment after it has answered, so a read may be stale. It applies them in the
+   * order of the log: once the barrier's token is there, everything that was committed before it is there too.
+   */
+  private async readMark(token: string): Promise<Mark | undefined> {
+    let mark: Mark | undefined;
+    await untilReady('the barrier offset', MARKERS_RETRY_MS, async () => {
+      const [offsets] = await this.admin.fetchOffsets({ groupId: this.groupId, topics: [MARK_TOPIC] });
+      const at = (partition: number) => offsets?.partitions.find((found) => found.partition === partition);
+      if (at(BARRIER_PARTITION)?.metadata !== token) return false;
+      const found = at(MARK_PARTITION);
+      mark = found?.metadata ? { number: Number(found.offset), batchId: found.metadata } : undefined;
+      return true;
+    });
+    return mark;
+  }
+
+  private async countPartitions(records: OutboxRecord[]): Promise<Map<string, number>> {
+    const unknown = new Set(records.map(({ topic }) => topic).filter((topic) => !this.partitionCounts.has(topic)));
+    if (unknown.size > 0) {
+      const counted = await ensureTopics(this.admin, [...unknown], this.plan);
+      this.partitionCounts = new Map([...this.partitionCounts, ...counted]);
+    }
+    return this.partitionCounts;
+  }
+
+  private toMessages(records: OutboxRecord[], partitionCounts: Map<string, number>): TopicMessages[] {
+    const messages = new Map<string, PlacedMessage[]>();
+    for (const record of records) {
+      const { topic, key, value, headers } = record;
+      const message = { key, value, headers, partition: partitionOf(record, partitionCounts.get(topic)!) };
+      const ofTopic = messages.get(topic);
+      if (ofTopic) ofTopic.push(message);
+      else messages.set(topic, [message]);
+    }
+    return [...messages].map(([topic, ofTopic]) => ({ topic, messages: ofTopic }));
+  }
+}
+
+type PlacedMessage = Message & { partition: number };
+interface TopicMessages {
+  topic: string;
+  messages: PlacedMessage[];
+}
+
+const murmur2Partition = Partitioners.DefaultPartitioner();
+const partitionMetadata = new Map<number, PartitionMetadata[]>();
+
+/** As Java's default partitioner by key, so that other producers of a key agree; rows without one spread by their id. */
+export function partitionOf({ topic, key, id }: Pick<OutboxRecord, 'topic' | 'key' | 'id'>, partitions: number) {
+  let metadata = partitionMetadata.get(partitions);
+  if (!metadata) {
+    metadata = Array.from({ length: partitions }, (_, partitionId) => leaderOf(partitionId));
+    partitionMetadata.set(partitions, metadata);
+  }
+  return murmur2Partition({ topic, partitionMetadata: metadata, message: { key: key ?? id, value: null } });
+}
+
+const leaderOf = (partitionId: number): PartitionMetadata => ({
+  partitionId,
+  leader: 0,
+  partitionErrorCode: 0,
+  replicas: [],
+  isr: [],
+});
+
+/** kafkajs resolves a send whose leader moved without having sent all of it: its answer then lacks that partition. */
+function assertAllAcknowledged(sent: TopicMessages[], responses: RecordMetadata[]): void {
+  const expected = new Set(
+    sent.flatMap(({ topic, messages }) => messages.map(({ partition }) => `${topic}/${partition}`)),
+  );
+  for (const { topicName, partition } of responses) expected.delete(`${topicName}/${partition}`);
+  if (expected.size > 0) {
+    throw new OrchestratorError('kafka_unavailable', `no broker acknowledged ${[...expected].join(', ')}`);
+  }
+}
+
+async function untilReady(what: string, intervalMs: number, isReady: () => Promise<boolean>): Promise<void> {
+  const deadline = Date.now() + PATIENCE_MS;
+  while (!(await isReady())) {
+    if (Date.now() > deadline) {
+      throw new OrchestratorError('kafka_unavailable', `waited ${PATIENCE_MS / 1000} s in vain for ${what}`);
+    }
+    await delay(intervalMs);
+  }
+}

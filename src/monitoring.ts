@@ -1,0 +1,143 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { type AddressInfo, createServer as createTcpServer } from 'node:net';
+import { Runtime, type Worker } from '@temporalio/worker';
+import type { Logger } from 'pino';
+import type { Config } from './config.ts';
+import { readBacklog } from './database/outbox.ts';
+import { describeError, OrchestratorError } from './domain/errors.ts';
+import type { Resources } from './resources.ts';
+
+type Watched = Pick<Resources, 'pool' | 'deployment'>;
+
+/** A scrape must never queue up behind a slow database: gauges that are not there in time keep their last value. */
+const BACKLOG_TIMEOUT_MS = 2_000;
+const LATENCY_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+
+/**
+ * What the world sees of this process, on one address:
+ *   /metrics  Prometheus: the SDK's own worker metrics and this service's beside them
+ *   /livez    200 while the process turns its event loop
+ *   /readyz   200 while its workers poll Temporal, 503 before and after. Outages of Kafka or Postgres don't count: a
+ *             restart would not mend them.
+ */
+export class Monitoring {
+  private readonly server: Server;
+  private readonly logger: Logger;
+  private readonly coreMetrics: string;
+  private workers: Worker[] = [];
+  private watched: Watched | undefined;
+
+  private constructor(logger: Logger, coreMetrics: string) {
+    this.logger = logger;
+    this.coreMetrics = coreMetrics;
+    this.server = createServer((request, response) => void this.answer(request, response));
+  }
+
+  /** Installs Temporal's runtime, whose metrics are part of ours, and listens. */
+  static async start({ metricsAddress }: Pick<Config, 'metricsAddress'>, logger: Logger): Promise<Monitoring> {
+    // The SDK exports its metrics by a server of its own. It gets a private port, and /metrics passes them on.
+    const bindAddress = `127.0.0.1:${await freePort()}`;
+    Runtime.install({
+      shutdownSignals: [],
+      logger: sdkLogger(logger),
+      telemetryOptions: {
+        logging: { filter: { core: 'WARN', other: 'ERROR' }, forward: {} },
+        metrics: {
+          prometheus: {
+            bindAddress,
+            countersTotalSuffix: true,
+            useSecondsForDurations: true,
+            histogramBucketOverrides: { outbox_publish_latency_seconds: LATENCY_BUCKETS },
+          },
+        },
+      },
+    });
+    const monitoring = new Monitoring(logger, `http://${bindAddress}/metrics`);
+    await monitoring.listen(metricsAddress);
+    return monitoring;
+  }
+
+  watch(workers: Worker[], resources: Watched): void {
+    this.workers = workers;
+    this.watched = resources;
+  }
+
+  async close(): Promise<void> {
+    this.server.closeAllConnections();
+    await new Promise((resolve) => this.server.close(resolve));
+  }
+
+  private async listen({ host, port }: Config['metricsAddress']): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      this.server.once('error', (error) =>
+        reject(new OrchestratorError('invalid_input', `SA01_METRICS_ADDRESS ${host}:${port} cannot be used: ${error.message}`)),
+      );
+      this.server.listen(port, host, resolve);
+    });
+    const { port: bound } = this.server.address() as AddressInfo;
+    this.logger.info(`metrics, /livez and /readyz on http://${host}:${bound}`);
+  }
+
+  private async answer({ url }: IncomingMessage, response: ServerResponse): Promise<void> {
+    try {
+      if (url === '/metrics') await this.answerMetrics(response);
+      else if (url === '/livez') response.end('alive\n');
+      else if (url === '/readyz') this.answerReadiness(response);
+      else response.writeHead(404).end('there is /metrics, /livez and /readyz\n');
+    } catch (error) {
+      response.writeHead(500).end(`${describeError(error)}\n`);
+    }
+  }
+
+  private answerReadiness(response: ServerResponse): void {
+    const states = this.workers.map((worker) => worker.getState());
+    const ready = states.length > 0 && states.every((state) => state === 'RUNNING');
+    response.writeHead(ready ? 200 : 503, { 'content-type': 'application/json' });
+    response.end(`${JSON.stringify({ ready, workers: states })}\n`);
+  }
+
+  private async answerMetrics(response: ServerResponse): Promise<void> {
+    await this.measureBacklog().catch((error: unknown) => {
+      this.logger.warn({ error: describeError(error) }, 'outbox gauges keep their last values');
+    });
+    const metrics = await fetch(this.coreMetrics);
+    response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4' }).end(await metrics.text());
+  }
+
+  private async measureBacklog(): Promise<void> {
+    if (!this.watched) return;
+    const { pool, deployment } = this.watched;
+    const late = new Promise<never>((_, reject) =>
+      setTimeout(() => reject(new Error(`no answer from Postgres in ${BACKLOG_TIMEOUT_MS} ms`)), BACKLOG_TIMEOUT_MS).unref(),
+    );
+    const backlog = await Promise.race([readBacklog(pool, deployment.outboxShards), late]);
+    const meter = Runtime.instance().metricMeter;
+    const pending = meter.createGauge('outbox_messages_pending', 'int', undefined, 'rows that wait');
+    const oldest = meter.createGauge('outbox_oldest_pending_seconds', 'float', undefined, 'age of the oldest of them');
+    const parked = meter.createGauge('outbox_messages_parked', 'int', undefined, 'rows that Kafka cannot take');
+    for (const shard of backlog) {
+      const tags = { shard: String(shard.shard) };
+      pending.set(shard.pending, tags);
+      oldest.set(shard.oldestSeconds, tags);
+      parked.set(shard.parked, tags);
+    }
+  }
+}
+
+const sdkLogger = (logger: Logger) => ({
+  log: (level: string, message: string, meta = {}) =>
+    logger[level.toLowerCase() as 'trace' | 'debug' | 'info' | 'warn' | 'error'](meta, message),
+  trace: (message: string, meta = {}) => logger.trace(meta, message),
+  debug: (message: string, meta = {}) => logger.debug(meta, message),
+  info: (message: string, meta = {}) => logger.info(meta, message),
+  warn: (message: string, meta = {}) => logger.warn(meta, message),
+  error: (message: string, meta = {}) => logger.error(meta, message),
+});
+
+async function freePort(): Promise<number> {
+  const server = createTcpServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}

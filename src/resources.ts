@@ -1,0 +1,101 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { Client, Connection } from '@temporalio/client';
+import { loadClientConnectConfig } from '@temporalio/envconfig';
+import { NativeConnection } from '@temporalio/worker';
+import type { Kafka } from 'kafkajs';
+import type pg from 'pg';
+import type { Logger } from 'pino';
+import type { Config } from './config.ts';
+import { type Deployment, settleDeployment } from './database/deployment.ts';
+import { migrate } from './database/migrate.ts';
+import { OutboxWakeUps } from './database/outboxWakeUps.ts';
+import { connect, openPool } from './database/postgres.ts';
+import { describeError, OrchestratorError } from './domain/errors.ts';
+import { createKafka } from './kafka/client.ts';
+
+/** Everything the worker holds open. */
+export interface Resources {
+  deployment: Deployment;
+  pool: pg.Pool;
+  wakeUps: OutboxWakeUps;
+  kafka: Kafka;
+  temporal: Client;
+  /** The connection that the workers poll by. */
+  workerConnection: NativeConnection;
+  namespace: string;
+  close(): Promise<void>;
+}
+
+/**
+ * Opens everything in the order of need and waits for what is not up yet, until `signal` aborts. Kafka is not waited
+ * for: the relays are the ones that need it, and their workflows show that they wait.
+ * @throws OrchestratorError shard_count_mismatch, and whatever no waiting can mend
+ */
+export async function openResources(config: Config, logger: Logger, signal: AbortSignal): Promise<Resources> {
+  const opened: { close(): Promise<unknown> }[] = [];
+  const close = async () => {
+    for (const resource of opened.splice(0).reverse()) await resource.close();
+  };
+  const patiently = <T>(name: string, open: () => Promise<T>) => untilUp({ name, open, logger, signal });
+  try {
+    const deployment = await patiently('Postgres', () => prepareDatabase(config, logger));
+    const pool = openPool(config.databaseUrl);
+    opened.push({ close: () => pool.end() });
+    const wakeUps = new OutboxWakeUps(config.databaseUrl);
+    opened.push(wakeUps);
+    const kafka = createKafka(config.kafka, logger);
+    const { connectionOptions, namespace } = temporalOptions(config);
+    const connection = await patiently('Temporal', () => Connection.connect(connectionOptions));
+    opened.push(connection);
+    const workerConnection = await patiently('Temporal', () => NativeConnection.connect(connectionOptions));
+    opened.push(workerConnection);
+    const temporal = new Client({ connection, namespace });
+    return { deployment, pool, wakeUps, kafka, temporal, workerConnection, namespace, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Temporal's own variables and temporal.toml count first; SA01_TEMPORAL_HOST where they name no address. */
+export function temporalOptions(config: Pick<Config, 'temporalAddress'>) {
+  const { connectionOptions, namespace } = loadClientConnectConfig();
+  return {
+    connectionOptions: { ...connectionOptions, address: connectionOptions.address ?? config.temporalAddress },
+    namespace: namespace ?? 'default',
+  };
+}
+
+async function prepareDatabase(config: Config, logger: Logger): Promise<Deployment> {
+  const migrations = await migrate(config.databaseUrl);
+  if (migrations.length > 0) logger.info({ migrations }, 'database migrated');
+  const client = await connect(config.databaseUrl, 0);
+  try {
+    return await settleDeployment(client, config.outbox.shards);
+  } finally {
+    await client.end();
+  }
+}
+
+interface Patience<T> {
+  name: string;
+  open: () => Promise<T>;
+  logger: Logger;
+  signal: AbortSignal;
+}
+
+const MAX_PAUSE_MS = 5_000;
+
+/** A dependency that is not up yet is waited for, with a line that says so; one that answers wrongly is not. */
+export async function untilUp<T>({ name, open, logger, signal }: Patience<T>): Promise<T> {
+  for (let pause = 250; ; pause = Math.min(MAX_PAUSE_MS, pause * 2)) {
+    signal.throwIfAborted();
+    try {
+      return await open();
+    } catch (error) {
+      if (error instanceof OrchestratorError && !error.retryable) throw error;
+      logger.warn({ error: describeError(error) }, `waiting for ${name}`);
+      await delay(pause, undefined, { signal });
+    }
+  }
+}

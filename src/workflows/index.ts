@@ -1,0 +1,1 @@
+export { outboxRelay } from './outbox.ts';

@@ -1,0 +1,166 @@
+import {
+  ActivityCancellationType,
+  ActivityFailure,
+  allHandlersFinished,
+  ApplicationFailure,
+  CancellationScope,
+  condition,
+  continueAsNew,
+  defineQuery,
+  defineSignal,
+  isCancellation,
+  proxyActivities,
+  setCurrentDetails,
+  setHandler,
+  workflowInfo,
+} from '@temporalio/workflow';
+import type { OutboxActivities } from '../activities/outbox.ts';
+import {
+  type OutboxRelayReport,
+  type OutboxRelayState,
+  type OutboxRelayStatus,
+  RELAY_REPORT_SIGNAL,
+  relayTaskQueue,
+  relayWorkflowId,
+  shardOfWorkflowId,
+} from '../domain/outbox.ts';
+
+export const relayStatusQuery = defineQuery<OutboxRelayStatus>('status');
+export const pauseRelaySignal = defineSignal('pause');
+export const resumeRelaySignal = defineSignal('resume');
+export const relayReportSignal = defineSignal<[OutboxRelayReport]>(RELAY_REPORT_SIGNAL);
+
+/** Nothing is needed to start a relay: its shard is in the workflow's id. The fields are those of its former run. */
+export interface OutboxRelayInput {
+  status?: OutboxRelayStatus;
+  /** Leaves for a new run at this many events, for tests; by default Temporal's own suggestion decides. */
+  historyLimit?: number;
+}
+
+/** How long one activity relays: the bound within which a shard can move to a worker that has joined. */
+const RUN_SECONDS = 60;
+
+/**
+ * Relays one shard of the outbox for ever. The work is in one long activity; this workflow keeps what must outlive a
+ * worker: that the shard is relayed at all, the wait while Kafka or Postgres is away, pause and resume, the status.
+ */
+export async function outboxRelay(input: OutboxRelayInput = {}): Promise<void> {
+  const relay = new Relay(checkedShard(), checked(input));
+
+  setHandler(relayStatusQuery, () => relay.status, { description: 'what the shard is doing, its totals, its last error' });
+  setHandler(pauseRelaySignal, () => relay.pause(), { description: 'finishes the batch under way, then delivers no more' });
+  setHandler(resumeRelaySignal, () => relay.resume(), { description: 'delivers again' });
+  setHandler(relayReportSignal, (report) => relay.accept(report));
+
+  while (!isHistoryLong(input.historyLimit)) {
+    if (relay.paused) await condition(() => !relay.paused);
+    else await relay.runOnce();
+  }
+  await condition(allHandlersFinished);
+  await continueAsNew<typeof outboxRelay>({ ...input, status: relay.status });
+}
+
+class Relay {
+  status: OutboxRelayStatus;
+  paused: boolean;
+  private running: CancellationScope | undefined;
+  private readonly relayOutbox: OutboxActivities['relayOutbox'];
+
+  constructor(shard: number, { status }: OutboxRelayInput) {
+    this.status = status ?? {
+      state: 'idle',
+      shard,
+      delivered_total: 0,
+      batches_total: 0,
+      parked: 0,
+      last_error: null,
+      since: new Date().toISOString(),
+    };
+    this.paused = this.status.state === 'paused';
+    ({ relayOutbox: this.relayOutbox } = proxyActivities<OutboxActivities>({
+      taskQueue: relayTaskQueue(workflowInfo().taskQueue),
+      startToCloseTimeout: '3 minutes',
+      // A worker that dies is noticed within this time; its successor takes the shard over.
+      heartbeatTimeout: '10 seconds',
+      // Outages last as long as they last: no limit on attempts, and back within seconds of the return.
+      retry: { initialInterval: '1 second', backoffCoefficient: 2, maximumInterval: '5 seconds' },
+      cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+      summary: `shard ${shard}`,
+    }));
+  }
+
+  async runOnce(): Promise<void> {
+    try {
+      this.running = new CancellationScope();
+      this.accept(await this.running.run(() => this.relayOutbox({ shard: this.status.shard, runSeconds: RUN_SECONDS })));
+    } catch (error) {
+      const stopped = stopReason(error);
+      if (stopped !== undefined) this.pause(stopped);
+      else if (!(isCancellation(error) && this.paused)) throw error;
+    } finally {
+      this.running = undefined;
+    }
+    if (this.paused) this.become('paused');
+  }
+
+  pause(reason: string | null = null): void {
+    this.paused = true;
+    if (reason !== null) this.status = { ...this.status, last_error: reason };
+    if (this.running) this.running.cancel();
+    else this.become('paused');
+  }
+
+  resume(): void {
+    if (!this.paused) return;
+    this.paused = false;
+    this.status = { ...this.status, last_error: null };
+    this.become('idle');
+  }
+
+  accept({ state, totals, parked, lastError }: OutboxRelayReport): void {
+    const { delivered, batches } = totals ?? {
+      delivered: this.status.delivered_total,
+      batches: this.status.batches_total,
+    };
+    this.status = { ...this.status, delivered_total: delivered, batches_total: batches, parked, last_error: lastError };
+    // A report may arrive after the activity that sent it has ended.
+    if (!this.paused || this.running) this.become(state);
+  }
+
+  private become(state: OutboxRelayState): void {
+    if (state !== this.status.state) this.status = { ...this.status, state, since: new Date().toISOString() };
+    const { delivered_total, parked, last_error } = this.status;
+    setCurrentDetails(
+      `**${state}** · ${delivered_total} delivered · ${parked} parked${last_error ? `\n\n${last_error}` : ''}`,
+    );
+  }
+}
+
+/** A shard whose books in Postgres and Kafka contradict one another stops until a person has decided. */
+function stopReason(error: unknown): string | undefined {
+  const cause = error instanceof ActivityFailure ? error.cause : undefined;
+  return cause instanceof ApplicationFailure && cause.type === 'shard_stopped' ? cause.message : undefined;
+}
+
+function isHistoryLong(limit: number | undefined): boolean {
+  const { continueAsNewSuggested, historyLength } = workflowInfo();
+  return continueAsNewSuggested || (limit !== undefined && historyLength >= limit);
+}
+
+function checkedShard(): number {
+  const { workflowId } = workflowInfo();
+  const shard = shardOfWorkflowId(workflowId);
+  if (shard !== undefined) return shard;
+  throw ApplicationFailure.nonRetryable(
+    `workflow id "${workflowId}" names no shard: expected ${relayWorkflowId(0)}, ${relayWorkflowId(1)} and so on`,
+    'invalid_input',
+  );
+}
+
+function checked(input: unknown): OutboxRelayInput {
+  if (typeof input === 'object' && input !== null && !Array.isArray(input)) return input as OutboxRelayInput;
+  throw ApplicationFailure.nonRetryable(
+    `outboxRelay takes no input, or an object: got ${JSON.stringify(input)}`,
+    'invalid_input',
+  );
+}
