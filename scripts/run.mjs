@@ -28,7 +28,10 @@ if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== lockHash) {
   writeFileSync(stamp, lockHash);
 }
 
-const program = spawn(pinnedNode, process.argv.slice(2), {
+// kafkajs 2.2.4 computes a negative timeout when its queue is empty, which Node 24 remarks upon (tulios/kafkajs#1751).
+const options = ['--disable-warning=TimeoutNegativeWarning'];
+
+const program = spawn(pinnedNode, [...options, ...process.argv.slice(2)], {
   cwd: root,
   stdio: 'inherit',
   env: { ...process.env, PATH: `${path.dirname(pinnedNode)}${path.delimiter}${process.env.PATH}` },

@@ -1,16 +1,11 @@
 import type { Client, WorkflowHandle } from '@temporalio/client';
 import type { Deployment } from './database/deployment.ts';
 import { type OutboxRelayStatus, relayWorkflowId } from './domain/outbox.ts';
-import {
-  outboxRelay,
-  pauseRelaySignal,
-  relayStatusQuery,
-  resumeRelaySignal,
-} from './workflows/outbox.ts';
+import { outboxRelay, pauseRelaySignal, relayStatusQuery, resumeRelaySignal } from './workflows/outbox.ts';
 
 export { type Enqueued, enqueue } from './database/outbox.ts';
-export type { OutboxMessage } from './domain/outboxMessage.ts';
 export type { OutboxRelayStatus } from './domain/outbox.ts';
+export type { OutboxMessage } from './domain/outboxMessage.ts';
 
 export const DEFAULT_TASK_QUEUE = 'somaagent-orchestrator';
 
@@ -26,7 +21,9 @@ export class OrchestratorClient {
 
   /** One shard of the outbox. */
   outboxRelay(shard: number): OutboxRelayHandle {
-    return new OutboxRelayHandle(this.temporal.workflow.getHandle<typeof outboxRelay>(relayWorkflowId(shard)));
+    return new OutboxRelayHandle(
+      this.temporal.workflow.getHandle<typeof outboxRelay>(relayWorkflowId(shard)),
+    );
   }
 
   /** Starts the shard's relay unless it runs already; the workers do this at their start. */
@@ -64,7 +61,11 @@ export class OutboxRelayHandle {
 }
 
 /** Starts every workflow that has to run all the time, as often as any worker likes. */
-export async function startSingletons(temporal: Client, taskQueue: string, deployment: Deployment): Promise<void> {
+export async function startSingletons(
+  temporal: Client,
+  taskQueue: string,
+  deployment: Deployment,
+): Promise<void> {
   const client = new OrchestratorClient(temporal, taskQueue);
   for (let shard = 0; shard < deployment.outboxShards; shard += 1) await client.startOutboxRelay(shard);
 }

@@ -34,7 +34,10 @@ export class Monitoring {
   }
 
   /** Installs Temporal's runtime, whose metrics are part of ours, and listens. */
-  static async start({ metricsAddress }: Pick<Config, 'metricsAddress'>, logger: Logger): Promise<Monitoring> {
+  static async start(
+    { metricsAddress }: Pick<Config, 'metricsAddress'>,
+    logger: Logger,
+  ): Promise<Monitoring> {
     // The SDK exports its metrics by a server of its own. It gets a private port, and /metrics passes them on.
     const bindAddress = `127.0.0.1:${await freePort()}`;
     Runtime.install({
@@ -70,7 +73,12 @@ export class Monitoring {
   private async listen({ host, port }: Config['metricsAddress']): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       this.server.once('error', (error) =>
-        reject(new OrchestratorError('invalid_input', `SA01_METRICS_ADDRESS ${host}:${port} cannot be used: ${error.message}`)),
+        reject(
+          new OrchestratorError(
+            'invalid_input',
+            `SA01_METRICS_ADDRESS ${host}:${port} cannot be used: ${error.message}`,
+          ),
+        ),
       );
       this.server.listen(port, host, resolve);
     });
@@ -108,13 +116,26 @@ export class Monitoring {
     if (!this.watched) return;
     const { pool, deployment } = this.watched;
     const late = new Promise<never>((_, reject) =>
-      setTimeout(() => reject(new Error(`no answer from Postgres in ${BACKLOG_TIMEOUT_MS} ms`)), BACKLOG_TIMEOUT_MS).unref(),
+      setTimeout(
+        () => reject(new Error(`no answer from Postgres in ${BACKLOG_TIMEOUT_MS} ms`)),
+        BACKLOG_TIMEOUT_MS,
+      ).unref(),
     );
     const backlog = await Promise.race([readBacklog(pool, deployment.outboxShards), late]);
     const meter = Runtime.instance().metricMeter;
     const pending = meter.createGauge('outbox_messages_pending', 'int', undefined, 'rows that wait');
-    const oldest = meter.createGauge('outbox_oldest_pending_seconds', 'float', undefined, 'age of the oldest of them');
-    const parked = meter.createGauge('outbox_messages_parked', 'int', undefined, 'rows that Kafka cannot take');
+    const oldest = meter.createGauge(
+      'outbox_oldest_pending_seconds',
+      'float',
+      undefined,
+      'age of the oldest of them',
+    );
+    const parked = meter.createGauge(
+      'outbox_messages_parked',
+      'int',
+      undefined,
+      'rows that Kafka cannot take',
+    );
     for (const shard of backlog) {
       const tags = { shard: String(shard.shard) };
       pending.set(shard.pending, tags);

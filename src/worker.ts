@@ -140,7 +140,8 @@ function stopSignal(logger: Logger): AbortSignal {
 
 function exitCodeOf(error: unknown): number {
   const misconfigured =
-    error instanceof ConfigError || (error instanceof OrchestratorError && error.code === 'shard_count_mismatch');
+    error instanceof ConfigError ||
+    (error instanceof OrchestratorError && error.code === 'shard_count_mismatch');
   return misconfigured ? EXIT.misconfigured : EXIT.failed;
 }
 

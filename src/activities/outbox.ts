@@ -21,7 +21,13 @@ export function createOutboxActivities(dependencies: OutboxActivityDependencies)
      * Relays one shard for `runSeconds`, or until it is cancelled or its worker stops; the batch under way is finished
      * first. Reports to its workflow by signal. Outages are thrown, so that Temporal's retry policy does the waiting.
      */
-    async relayOutbox({ shard, runSeconds }: { shard: number; runSeconds: number }): Promise<OutboxRelayReport> {
+    async relayOutbox({
+      shard,
+      runSeconds,
+    }: {
+      shard: number;
+      runSeconds: number;
+    }): Promise<OutboxRelayReport> {
       const reporter = new Reporter(dependencies.temporal);
       const stop = AbortSignal.any([cancellationSignal(), AbortSignal.timeout(runSeconds * 1000)]);
       const ticking = setInterval(() => reporter.tick(), TICK_MS);
@@ -45,9 +51,18 @@ export type OutboxActivities = ReturnType<typeof createOutboxActivities>;
 
 function createMeters(shard: number) {
   const tags = { shard: String(shard) };
-  const published = metricMeter.createCounter('outbox_messages_published', undefined, 'rows delivered to Kafka');
+  const published = metricMeter.createCounter(
+    'outbox_messages_published',
+    undefined,
+    'rows delivered to Kafka',
+  );
   const failed = metricMeter.createCounter('outbox_messages_failed', undefined, 'rows that were parked');
-  const latency = metricMeter.createHistogram('outbox_publish_latency_seconds', 'float', undefined, 'one Kafka transaction');
+  const latency = metricMeter.createHistogram(
+    'outbox_publish_latency_seconds',
+    'float',
+    undefined,
+    'one Kafka transaction',
+  );
   return {
     onBatch: ({ rows, seconds }: { rows: number; seconds: number }) => {
       published.add(rows, tags);

@@ -50,10 +50,18 @@ const RENEW_MARK_AFTER_MS = 24 * 3_600_000;
  * Any error ends the run with all of its connections; the next run's takeover finds out what became of the open batch.
  * @throws OrchestratorError kafka_unavailable, postgres_unavailable, relay_fenced, shard_stopped, unknown_shard
  */
-export async function relayOutboxShard(dependencies: OutboxRelayDependencies, run: OutboxRelayRun): Promise<void> {
+export async function relayOutboxShard(
+  dependencies: OutboxRelayDependencies,
+  run: OutboxRelayRun,
+): Promise<void> {
   const client = await connect(dependencies.databaseUrl);
   try {
-    const journal = await OutboxJournal.takeOver(client, run.shard, dependencies.outboxShards, dependencies.owner);
+    const journal = await OutboxJournal.takeOver(
+      client,
+      run.shard,
+      dependencies.outboxShards,
+      dependencies.owner,
+    );
     const relay = new OutboxRelay(journal, dependencies, run);
     while (!run.stop.aborted) await relay.deliverWithFreshPublisher();
   } finally {
@@ -122,7 +130,10 @@ class OutboxRelay {
   private async narrow(batch: OpenBatch, rejection: string): Promise<undefined> {
     const { shard } = this.run;
     const [culprit] = batch.records.length === 1 ? batch.records : [];
-    this.dependencies.logger.warn({ shard, rows: batch.records.length, culprit: culprit?.id, rejection }, 'batch rejected');
+    this.dependencies.logger.warn(
+      { shard, rows: batch.records.length, culprit: culprit?.id, rejection },
+      'batch rejected',
+    );
     await this.journal.abandon(culprit && { seq: culprit.seq, reason: rejection });
     if (culprit) this.run.onRejected(1);
     this.limit = Math.max(1, Math.floor(batch.records.length / 2));
@@ -130,8 +141,13 @@ class OutboxRelay {
   }
 
   /** Kafka forgets an offset a week after its last commit, so a shard without traffic renews its mark. */
-  private async keepMark(publisher: OutboxPublisher, mark: Mark | undefined, settledAt: Date | null): Promise<void> {
-    if (mark && settledAt && Date.now() - settledAt.getTime() > RENEW_MARK_AFTER_MS) await publisher.publish(mark, []);
+  private async keepMark(
+    publisher: OutboxPublisher,
+    mark: Mark | undefined,
+    settledAt: Date | null,
+  ): Promise<void> {
+    if (mark && settledAt && Date.now() - settledAt.getTime() > RENEW_MARK_AFTER_MS)
+      await publisher.publish(mark, []);
   }
 
   private async deliver(publisher: OutboxPublisher, resend: OpenBatch | undefined): Promise<void> {

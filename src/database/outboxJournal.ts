@@ -65,7 +65,10 @@ export class OutboxJournal {
     );
     const [taken] = rows;
     if (!taken) {
-      throw new OrchestratorError('unknown_shard', `shard ${shard} does not exist: there are 0 to ${shards - 1}`);
+      throw new OrchestratorError(
+        'unknown_shard',
+        `shard ${shard} does not exist: there are 0 to ${shards - 1}`,
+      );
     }
     return new OutboxJournal(client, shard, shards, taken.epoch);
   }
@@ -82,7 +85,10 @@ export class OutboxJournal {
     const number = Number(row.settled_number);
     return {
       settled: { number, batchId: row.settled_batch },
-      open: row.open_batch === null ? null : { number: number + 1, batchId: row.open_batch, seqs: row.open_seqs ?? [] },
+      open:
+        row.open_batch === null
+          ? null
+          : { number: number + 1, batchId: row.open_batch, seqs: row.open_seqs ?? [] },
       totals: { delivered: Number(row.delivered_total), batches: number },
       settledAt: row.settled_at,
     };
@@ -190,7 +196,9 @@ export class OutboxJournal {
   private async advance(step: Step): Promise<Claim> {
     const { from, settled, rows } = step;
     const { records, rejected } = composeBatch(rows);
-    await this.park(rejected.map(({ row, rejection }) => ({ seq: row.seq, reason: describeRejection(rejection) })));
+    await this.park(
+      rejected.map(({ row, rejection }) => ({ seq: row.seq, reason: describeRejection(rejection) })),
+    );
     const number = (settled?.number ?? from) + 1;
     const batch = records.length > 0 ? { number, batchId: randomUUID(), records } : undefined;
     const { rowCount } = await this.client.query({

@@ -46,9 +46,13 @@ export async function connect(
 
 export function postgresUnavailable(cause: unknown): OrchestratorError {
   const reason = cause instanceof AggregateError ? cause.errors[0] : cause;
-  return new OrchestratorError('postgres_unavailable', reason instanceof Error ? reason.message : String(reason), {
-    cause,
-  });
+  return new OrchestratorError(
+    'postgres_unavailable',
+    reason instanceof Error ? reason.message : String(reason),
+    {
+      cause,
+    },
+  );
 }
 
 /** Runs `work` in one transaction: committed when it returns, rolled back when it throws. */

@@ -22,7 +22,9 @@ const UNSTORABLE_ESCAPE = /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f][0-9a-f]{2})/i;
 export function outboxMessageFaults(message: OutboxMessage): string[] {
   const { idempotencyKey, topic, key, payload, headers, maxAttempts } = message;
   return [
-    fitsColumn(idempotencyKey) ? '' : `idempotencyKey must be a string of 1 to 255 characters, got ${shown(idempotencyKey)}`,
+    fitsColumn(idempotencyKey)
+      ? ''
+      : `idempotencyKey must be a string of 1 to 255 characters, got ${shown(idempotencyKey)}`,
     typeof topic === 'string' && isLegalTopic(topic)
       ? ''
       : `topic must be 1 to 249 of a-z A-Z 0-9 . _ -, got ${shown(topic)}`,
@@ -30,7 +32,9 @@ export function outboxMessageFaults(message: OutboxMessage): string[] {
       ? ''
       : `key must be null or a string of at most 255 characters, got ${shown(key)}`,
     payloadFault(payload),
-    headers === undefined || isFlat(headers) ? '' : `headers must be a flat object of strings, got ${shown(headers)}`,
+    headers === undefined || isFlat(headers)
+      ? ''
+      : `headers must be a flat object of strings, got ${shown(headers)}`,
     maxAttempts === undefined || (Number.isInteger(maxAttempts) && maxAttempts > 0)
       ? ''
       : `maxAttempts must be a positive integer, got ${shown(maxAttempts)}`,
@@ -52,12 +56,16 @@ function payloadFault(payload: unknown): string {
     return `payload must be JSON: ${error instanceof Error ? error.message : String(error)}`;
   }
   if (json === undefined) return `payload must be JSON, got ${typeof payload}`;
-  return UNSTORABLE_ESCAPE.test(json) ? 'payload must not contain NUL or half a surrogate pair, which jsonb refuses' : '';
+  return UNSTORABLE_ESCAPE.test(json)
+    ? 'payload must not contain NUL or half a surrogate pair, which jsonb refuses'
+    : '';
 }
 
 function isFlat(headers: unknown): boolean {
   if (typeof headers !== 'object' || headers === null || Array.isArray(headers)) return false;
-  return Object.entries(headers).every(([name, value]) => typeof value === 'string' && isStorable(name + value));
+  return Object.entries(headers).every(
+    ([name, value]) => typeof value === 'string' && isStorable(name + value),
+  );
 }
 
 function shown(value: unknown): string {

@@ -40,7 +40,8 @@ export function fromKafka(error: unknown): OrchestratorError {
   const message = root instanceof Error ? root.message : String(root);
   const rejection = type && REJECTIONS[type];
   if (rejection) return new BatchRejectedError({ code: rejection, message: `${type}: ${message}` }, error);
-  if (type && FENCED.has(type)) return new OrchestratorError('relay_fenced', `${type}: ${message}`, { cause: error });
+  if (type && FENCED.has(type))
+    return new OrchestratorError('relay_fenced', `${type}: ${message}`, { cause: error });
   return new OrchestratorError('kafka_unavailable', type ? `${type}: ${message}` : message, { cause: error });
 }
 
@@ -51,7 +52,8 @@ export function protocolType(error: unknown): string | undefined {
 
 function rootCause(error: unknown): unknown {
   // KafkaJSAggregateError, which kafkajs throws but does not export.
-  if (error instanceof Error && 'errors' in error && Array.isArray(error.errors)) return rootCause(error.errors[0]);
+  if (error instanceof Error && 'errors' in error && Array.isArray(error.errors))
+    return rootCause(error.errors[0]);
   if (error instanceof KafkaJSNumberOfRetriesExceeded && error.cause) return rootCause(error.cause);
   return error;
 }

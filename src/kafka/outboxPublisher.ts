@@ -4,8 +4,8 @@ import {
   type Admin,
   type Kafka,
   type Message,
-  type PartitionMetadata,
   Partitioners,
+  type PartitionMetadata,
   type Producer,
   type RecordMetadata,
   type Transaction,
@@ -122,7 +122,10 @@ export class KafkajsOutboxPublisher implements OutboxPublisher {
   private async ensureMarkTopic(): Promise<void> {
     const topics = await this.admin.listTopics();
     if (topics.includes(MARK_TOPIC)) return;
-    await this.admin.createTopics({ topics: [{ topic: MARK_TOPIC, numPartitions: 2 }], waitForLeaders: true });
+    await this.admin.createTopics({
+      topics: [{ topic: MARK_TOPIC, numPartitions: 2 }],
+      waitForLeaders: true,
+    });
   }
 
   /** Starts a transaction with its offset, before any record: the cheapest request to repeat while markers are written. */
@@ -159,7 +162,9 @@ export class KafkajsOutboxPublisher implements OutboxPublisher {
   }
 
   private async countPartitions(records: OutboxRecord[]): Promise<Map<string, number>> {
-    const unknown = new Set(records.map(({ topic }) => topic).filter((topic) => !this.partitionCounts.has(topic)));
+    const unknown = new Set(
+      records.map(({ topic }) => topic).filter((topic) => !this.partitionCounts.has(topic)),
+    );
     if (unknown.size > 0) {
       const counted = await ensureTopics(this.admin, [...unknown], this.plan);
       this.partitionCounts = new Map([...this.partitionCounts, ...counted]);
@@ -190,7 +195,10 @@ const murmur2Partition = Partitioners.DefaultPartitioner();
 const partitionMetadata = new Map<number, PartitionMetadata[]>();
 
 /** As Java's default partitioner by key, so that other producers of a key agree; rows without one spread by their id. */
-export function partitionOf({ topic, key, id }: Pick<OutboxRecord, 'topic' | 'key' | 'id'>, partitions: number) {
+export function partitionOf(
+  { topic, key, id }: Pick<OutboxRecord, 'topic' | 'key' | 'id'>,
+  partitions: number,
+) {
   let metadata = partitionMetadata.get(partitions);
   if (!metadata) {
     metadata = Array.from({ length: partitions }, (_, partitionId) => leaderOf(partitionId));

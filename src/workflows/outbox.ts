@@ -1,8 +1,8 @@
 import {
   ActivityCancellationType,
   ActivityFailure,
-  allHandlersFinished,
   ApplicationFailure,
+  allHandlersFinished,
   CancellationScope,
   condition,
   continueAsNew,
@@ -47,8 +47,12 @@ const RUN_SECONDS = 60;
 export async function outboxRelay(input: OutboxRelayInput = {}): Promise<void> {
   const relay = new Relay(checkedShard(), checked(input));
 
-  setHandler(relayStatusQuery, () => relay.status, { description: 'what the shard is doing, its totals, its last error' });
-  setHandler(pauseRelaySignal, () => relay.pause(), { description: 'finishes the batch under way, then delivers no more' });
+  setHandler(relayStatusQuery, () => relay.status, {
+    description: 'what the shard is doing, its totals, its last error',
+  });
+  setHandler(pauseRelaySignal, () => relay.pause(), {
+    description: 'finishes the batch under way, then delivers no more',
+  });
   setHandler(resumeRelaySignal, () => relay.resume(), { description: 'delivers again' });
   setHandler(relayReportSignal, (report) => relay.accept(report));
 
@@ -92,7 +96,9 @@ class Relay {
   async runOnce(): Promise<void> {
     try {
       this.running = new CancellationScope();
-      this.accept(await this.running.run(() => this.relayOutbox({ shard: this.status.shard, runSeconds: RUN_SECONDS })));
+      this.accept(
+        await this.running.run(() => this.relayOutbox({ shard: this.status.shard, runSeconds: RUN_SECONDS })),
+      );
     } catch (error) {
       const stopped = stopReason(error);
       if (stopped !== undefined) this.pause(stopped);
@@ -122,7 +128,13 @@ class Relay {
       delivered: this.status.delivered_total,
       batches: this.status.batches_total,
     };
-    this.status = { ...this.status, delivered_total: delivered, batches_total: batches, parked, last_error: lastError };
+    this.status = {
+      ...this.status,
+      delivered_total: delivered,
+      batches_total: batches,
+      parked,
+      last_error: lastError,
+    };
     // A report may arrive after the activity that sent it has ended.
     if (!this.paused || this.running) this.become(state);
   }

@@ -1,0 +1,30 @@
+# The worker: compiled JavaScript, the workflow bundle made at build time, and the production dependencies.
+# Debian, because the Temporal SDK's native part needs glibc (no Alpine). The version is the one package.json pins.
+FROM node:24.21.0-bookworm-slim AS build
+WORKDIR /app
+# Dependencies first: they change less often than the sources. run.mjs remembers what it installed.
+COPY package.json package-lock.json ./
+COPY scripts/run.mjs scripts/
+RUN node scripts/run.mjs --version
+COPY . .
+RUN npm run build
+
+FROM node:24.21.0-bookworm-slim AS dependencies
+WORKDIR /app
+COPY package.json package-lock.json ./
+RUN npm ci --omit=dev --no-audit --no-fund
+
+FROM node:24.21.0-bookworm-slim
+# The slim image brings no certificate authorities, and Temporal Cloud, S3 and brokers with TLS need them.
+RUN apt-get update \
+  && apt-get install --yes --no-install-recommends ca-certificates \
+  && rm -rf /var/lib/apt/lists/* \
+  && install -d -o node -g node /var/lib/somaagent
+ENV NODE_ENV=production
+WORKDIR /app
+COPY --from=dependencies /app/node_modules node_modules
+COPY package.json ./
+COPY --from=build /app/dist dist
+USER node
+EXPOSE 9464
+CMD ["node", "dist/worker.js"]

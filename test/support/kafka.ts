@@ -1,0 +1,54 @@
+import { randomUUID } from 'node:crypto';
+import kafkajs, { type EachMessagePayload, type Kafka, logLevel } from 'kafkajs';
+import { testStack } from './stack.ts';
+
+export interface Received {
+  topic: string;
+  partition: number;
+  key: string | null;
+  value: string;
+  headers: Record<string, string>;
+}
+
+export interface TopicReader extends AsyncDisposable {
+  /** What has been read so far, in each partition's order. */
+  received: Received[];
+}
+
+export const uniqueTopic = (name = 'test'): string => `${name}.${randomUUID().slice(0, 8)}`;
+
+/** A plain client of the run's Kafka, with the patience to live through its restarts. */
+export function testKafka(): Kafka {
+  const brokers = testStack().env().SA01_KAFKA_BOOTSTRAP_SERVERS!.split(',');
+  return new kafkajs.Kafka({
+    brokers,
+    logLevel: logLevel.NOTHING,
+    retry: { initialRetryTime: 100, maxRetryTime: 1_000, retries: 100 },
+  });
+}
+
+/** Reads topics from their beginning as a read_committed consumer does; they are created where they don't exist. */
+export async function readTopics(topics: string[], partitions = 6): Promise<TopicReader> {
+  const kafka = testKafka();
+  const admin = kafka.admin();
+  await admin.connect();
+  await admin.createTopics({
+    topics: topics.map((topic) => ({ topic, numPartitions: partitions })),
+    waitForLeaders: true,
+  });
+  await admin.disconnect();
+
+  const received: Received[] = [];
+  // kafkajs reads committed records only, unless told otherwise.
+  const consumer = kafka.consumer({ groupId: randomUUID(), maxWaitTimeInMs: 50, readUncommitted: false });
+  await consumer.connect();
+  await consumer.subscribe({ topics, fromBeginning: true });
+  await consumer.run({ eachMessage: async (message) => void received.push(toReceived(message)) });
+  return { received, [Symbol.asyncDispose]: () => consumer.disconnect() };
+}
+
+function toReceived({ topic, partition, message }: EachMessagePayload): Received {
+  const headers = Object.entries(message.headers ?? {}).map(([name, value]) => [name, String(value)]);
+  const key = message.key === null ? null : message.key.toString();
+  return { topic, partition, key, value: String(message.value), headers: Object.fromEntries(headers) };
+}

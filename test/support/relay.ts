@@ -1,0 +1,57 @@
+import { pino } from 'pino';
+import { type OutboxRelayDependencies, relayOutboxShard } from '../../src/activities/outboxRelay.ts';
+import type { Deployment } from '../../src/database/deployment.ts';
+import { OutboxWakeUps } from '../../src/database/outboxWakeUps.ts';
+import type { OutboxRelayReport } from '../../src/domain/outbox.ts';
+import { createKafka } from '../../src/kafka/client.ts';
+import { KafkajsOutboxPublisher, type OutboxPublisher } from '../../src/kafka/outboxPublisher.ts';
+import { testStack } from './stack.ts';
+
+const logger = pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
+const partitions = { conversationTopic: 'conversation.inbound', defaultPartitions: 6 };
+
+export function openPublisher(deploymentId: string, shard: number): OutboxPublisher {
+  const brokers = testStack().env().SA01_KAFKA_BOOTSTRAP_SERVERS!.split(',');
+  const kafka = createKafka({ brokers, ssl: false, sasl: undefined }, logger);
+  return new KafkajsOutboxPublisher({ kafka, deploymentId, shard, partitions });
+}
+
+export interface RunningRelay extends AsyncDisposable {
+  reports: OutboxRelayReport[];
+  /** Settles when the relay ends: rejected with what ended it, resolved after `stop`. */
+  done: Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** Runs one shard's relay in this process, without Temporal around it. */
+export function startRelay(
+  database: { url: string; deployment: Deployment },
+  shard: number,
+  overrides: Partial<OutboxRelayDependencies> = {},
+): RunningRelay {
+  const wakeUps = new OutboxWakeUps(database.url);
+  const controller = new AbortController();
+  const reports: OutboxRelayReport[] = [];
+  const dependencies: OutboxRelayDependencies = {
+    databaseUrl: database.url,
+    outboxShards: database.deployment.outboxShards,
+    openPublisher: (of) => openPublisher(database.deployment.id, of),
+    wakeUps,
+    owner: 'test',
+    logger,
+    ...overrides,
+  };
+  const done = relayOutboxShard(dependencies, {
+    shard,
+    stop: controller.signal,
+    onProgress: (report) => reports.push(report),
+    onBatch: () => {},
+    onRejected: () => {},
+  }).finally(() => wakeUps.close());
+  done.catch(() => {});
+  const stop = async () => {
+    controller.abort();
+    await done;
+  };
+  return { reports, done, stop, [Symbol.asyncDispose]: () => stop().catch(() => {}) };
+}
