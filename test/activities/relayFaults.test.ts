@@ -1,0 +1,169 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { suite, test } from 'node:test';
+import type { Deployment } from '../../src/database/deployment.ts';
+import type { OutboxPublisher } from '../../src/kafka/outboxPublisher.ts';
+import { outboxDatabase, type TestDatabase } from '../support/database.ts';
+import { eventually } from '../support/eventually.ts';
+import { readTopics, uniqueTopic } from '../support/kafka.ts';
+import { insertRows } from '../support/outbox.ts';
+import { openPublisher, startRelay } from '../support/relay.ts';
+import { assertExactlyOnceInOrder, numberedRows } from '../support/sequences.ts';
+
+type Database = TestDatabase & { deployment: Deployment };
+
+/** A real publisher whose `publish` is done by `around`. */
+function publisherWith(
+  database: Database,
+  around: (publish: () => Promise<void>) => Promise<void>,
+): () => OutboxPublisher {
+  return () => {
+    const publisher = openPublisher(database.deployment.id, 0);
+    return {
+      initialise: () => publisher.initialise(),
+      publish: (mark, records) => around(() => publisher.publish(mark, records)),
+      close: () => publisher.close(),
+    };
+  };
+}
+
+async function openBatch(database: Database): Promise<string | null> {
+  const { rows } = await database.client.query(
+    'SELECT open_batch FROM orchestrator.outbox_journal WHERE shard = 0',
+  );
+  return rows[0].open_batch;
+}
+
+suite('a relay killed with SIGKILL', () => {
+  for (const moment of ['before-send', 'after-send'] as const) {
+    test(`${moment}: its successor delivers each row once`, async () => {
+      await using database = await outboxDatabase();
+      const topic = uniqueTopic();
+      await using reader = await readTopics([topic]);
+      const rows = numberedRows({ topics: [topic], keys: 5, perKey: 20 });
+      await insertRows(database.client, rows);
+
+      const child = spawn(process.execPath, ['test/support/dyingRelay.ts', moment], {
+        env: {
+          ...process.env,
+          DYING_RELAY: JSON.stringify({ url: database.url, deployment: database.deployment }),
+        },
+        stdio: 'inherit',
+      });
+      const [, signal] = await once(child, 'exit');
+      assert.equal(signal, 'SIGKILL');
+      assert.notEqual(await openBatch(database), null, 'it left its batch open');
+
+      await using _successor = startRelay(database, 0);
+      await eventually('all rows', () => reader.received.length >= rows.length);
+      await insertRows(database.client, [{ topic, key: 'last', payload: 'end' }]);
+      await eventually('the row behind them', () => reader.received.some(({ key }) => key === 'last'));
+      assertExactlyOnceInOrder(reader.received, [...rows, { topic, key: 'last', payload: 'end' }]);
+    });
+  }
+});
+
+suite('a relay that was replaced and does not know it', () => {
+  test('is refused by Kafka when it sends', async () => {
+    await using database = await outboxDatabase();
+    const topic = uniqueTopic();
+    await using reader = await readTopics([topic]);
+    const rows = numberedRows({ topics: [topic], keys: 3, perKey: 10 });
+    const wake = Promise.withResolvers<void>();
+    const asleep = Promise.withResolvers<void>();
+    await using zombie = startRelay(database, 0, {
+      openPublisher: publisherWith(database, async (publish) => {
+        asleep.resolve();
+        await wake.promise;
+        await publish();
+      }),
+    });
+    await insertRows(database.client, rows);
+    await asleep.promise;
+    await using _successor = startRelay(database, 0);
+    await eventually('the successor to deliver', () => reader.received.length === rows.length);
+    wake.resolve();
+    await assert.rejects(zombie.done, {
+      code: 'relay_fenced',
+      message: /INVALID_PRODUCER_EPOCH|PRODUCER_FENCED/,
+    });
+    await insertRows(database.client, [{ topic, key: 'last', payload: 'end' }]);
+    await eventually('the row behind them', () => reader.received.some(({ key }) => key === 'last'));
+    assertExactlyOnceInOrder(reader.received, [...rows, { topic, key: 'last', payload: 'end' }]);
+  });
+
+  test('is refused by Postgres when it settles', async () => {
+    await using database = await outboxDatabase();
+    const topic = uniqueTopic();
+    await using reader = await readTopics([topic]);
+    const rows = numberedRows({ topics: [topic], keys: 3, perKey: 10 });
+    const wake = Promise.withResolvers<void>();
+    const asleep = Promise.withResolvers<void>();
+    await using zombie = startRelay(database, 0, {
+      openPublisher: publisherWith(database, async (publish) => {
+        await publish();
+        asleep.resolve();
+        await wake.promise;
+      }),
+    });
+    await insertRows(database.client, rows);
+    await asleep.promise;
+    await using _successor = startRelay(database, 0);
+    await eventually('the successor to settle', async () => (await openBatch(database)) === null);
+    wake.resolve();
+    await assert.rejects(zombie.done, {
+      code: 'relay_fenced',
+      message: /another relay has taken over shard 0/,
+    });
+    assertExactlyOnceInOrder(reader.received, rows);
+  });
+});
+
+suite('a takeover that finds a contradiction', () => {
+  test('stops the shard when Kafka has more than Postgres knows of', async () => {
+    await using database = await outboxDatabase();
+    const topic = uniqueTopic();
+    await using reader = await readTopics([topic]);
+    await using relay = startRelay(database, 0);
+    await insertRows(database.client, numberedRows({ topics: [topic], keys: 1, perKey: 3 }));
+    await eventually('delivery', () => reader.received.length === 3);
+    await relay.stop();
+    // As after a restore of Postgres from an older copy.
+    await database.client.query(
+      `UPDATE orchestrator.outbox_journal SET settled_number = 0, settled_batch = NULL`,
+    );
+    await database.client.query(`UPDATE core_outboxmessage SET status = 'pending'`);
+    await using successor = startRelay(database, 0);
+    await assert.rejects(successor.done, {
+      code: 'shard_stopped',
+      message: /Postgres knows batch 0 .* Kafka knows batch 1/,
+    });
+    assert.equal(reader.received.length, 3, 'nothing was sent');
+  });
+
+  test('stops the shard when Kafka has lost its mark', async () => {
+    await using database = await outboxDatabase();
+    await using relay = startRelay(database, 0);
+    await relay.stop();
+    await database.client.query(
+      `UPDATE orchestrator.outbox_journal SET settled_number = 7, settled_batch = gen_random_uuid()`,
+    );
+    await using successor = startRelay(database, 0);
+    await assert.rejects(successor.done, { code: 'shard_stopped', message: /Kafka knows no batch at all/ });
+  });
+});
+
+test('two deployments on one Kafka do not fence one another', async () => {
+  await using one = await outboxDatabase();
+  await using other = await outboxDatabase();
+  const topic = uniqueTopic();
+  await using reader = await readTopics([topic]);
+  await using _relayOfOne = startRelay(one, 0);
+  await using _relayOfOther = startRelay(other, 0);
+  for (let number = 0; number < 5; number += 1) {
+    await insertRows(one.client, [{ topic, key: 'one', payload: number }]);
+    await insertRows(other.client, [{ topic, key: 'other', payload: number }]);
+  }
+  await eventually('both to deliver', () => reader.received.length === 10);
+});
