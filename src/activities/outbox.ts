@@ -18,7 +18,7 @@ const REPORT_INTERVAL_MS = 10_000;
 export function createOutboxActivities(dependencies: OutboxActivityDependencies) {
   return {
     /**
-     * Relays one shard for `runSeconds`, or until it is cancelled or its worker stops; the batch under way is finished
+     * Relays one shard for up to `runSeconds`, or until it is cancelled or its worker stops; the batch under way is finished
      * first. Reports to its workflow by signal. Outages are thrown, so that Temporal's retry policy does the waiting.
      */
     async relayOutbox({
@@ -29,7 +29,7 @@ export function createOutboxActivities(dependencies: OutboxActivityDependencies)
       runSeconds: number;
     }): Promise<OutboxRelayReport> {
       const reporter = new Reporter(dependencies.temporal);
-      const stop = AbortSignal.any([cancellationSignal(), AbortSignal.timeout(runSeconds * 1000)]);
+      const stop = AbortSignal.any([cancellationSignal(), AbortSignal.timeout(runMilliseconds(runSeconds))]);
       const ticking = setInterval(() => reporter.tick(), TICK_MS);
       const onProgress = (report: OutboxRelayReport) => {
         reporter.latest = report;
@@ -110,6 +110,12 @@ class Reporter {
     });
   }
 }
+
+/**
+ * Runs end at different moments. A worker with all the shards has no slot left to poll with, so the next shard that
+ * comes free goes to the worker that has been waiting; if all came free at once, all of them would.
+ */
+const runMilliseconds = (runSeconds: number): number => runSeconds * 1000 * (0.75 + Math.random() / 4);
 
 /** The edge where this service's errors become Temporal's: what a retry cannot mend is told to the workflow as such. */
 function toFailure(error: unknown): unknown {

@@ -98,7 +98,7 @@ export class OutboxJournal {
   async reload(open: SettledBatch): Promise<OpenBatch> {
     const { rows } = await this.client.query<OutboxRow>(
       `SELECT ${ROW_COLUMNS} FROM public.core_outboxmessage
-       WHERE status = 'pending' AND ${shardExpression(this.shards)} = $1 AND relay_seq = ANY($2::bigint[])
+       WHERE status = 'pending' AND ${shardExpression(this.shards)} = $1 AND relay_seq ${AMONG_SEQS}
        ORDER BY relay_seq`,
       [this.shard, open.seqs],
     );
@@ -186,7 +186,7 @@ export class OutboxJournal {
     const { rowCount } = await this.client.query({
       name: 'outbox-settle',
       text: `UPDATE public.core_outboxmessage SET status = 'published', published_at = now(), last_error = NULL
-             WHERE status = 'pending' AND ${shardExpression(this.shards)} = $1 AND relay_seq = ANY($2::bigint[])`,
+             WHERE status = 'pending' AND ${shardExpression(this.shards)} = $1 AND relay_seq ${AMONG_SEQS}`,
       values: [this.shard, seqs],
     });
     return rowCount ?? 0;
@@ -232,9 +232,10 @@ export class OutboxJournal {
     await this.client.query(
       `UPDATE public.core_outboxmessage AS message
        SET status = 'failed', attempts = attempts + 1, failed_at = now(), last_error = parked.reason,
-           next_retry_at = CASE WHEN attempts + 1 < max_attempts THEN now() + make_interval(secs => 2 ^ (attempts + 1)) END
+           next_retry_at = CASE WHEN attempts + 1 < max_attempts THEN now() + make_interval(secs => 2 ^ least(attempts + 1, ${MAX_BACKOFF_POWER})) END
        FROM unnest($2::bigint[], $3::text[]) AS parked (seq, reason)
-       WHERE message.status = 'pending' AND ${shardExpression(this.shards)} = $1 AND message.relay_seq = parked.seq`,
+       WHERE message.status = 'pending' AND ${shardExpression(this.shards)} = $1 AND message.relay_seq = parked.seq
+         AND message.relay_seq ${AMONG_SEQS}`,
       [this.shard, rejected.map(({ seq }) => seq), rejected.map(({ reason }) => reason)],
     );
   }
@@ -263,6 +264,15 @@ interface JournalRow {
   open_seqs: string[] | null;
 }
 
+/** No wait is longer than 2^20 seconds, twelve days: beyond 2^43 Postgres has no timestamps left. */
+const MAX_BACKOFF_POWER = 20;
+
+/**
+ * Whether a relay_seq is among $2, which is in ascending order. The range says nothing new, but without it the planner
+ * may read a shard's whole backlog and look each row up in the list.
+ */
+const AMONG_SEQS = `BETWEEN ($2::bigint[])[1] AND ($2::bigint[])[cardinality($2::bigint[])] AND relay_seq = ANY($2::bigint[])`;
+
 const ROW_COLUMNS = `
   relay_seq AS seq, id, idempotency_key AS "idempotencyKey", topic, partition_key AS key, attempts,
   headers::text AS headers, octet_length(payload::text) AS "valueBytes",
@@ -270,7 +280,8 @@ const ROW_COLUMNS = `
 
 /**
  * The next rows of a shard ($1), in order of insertion: at most $2, and no more than fit into one batch by bytes, but
- * always the first. The running sum is taken while the index is read, so rows beyond the bound are not sent here.
+ * always the first. Both running sums are taken while the index is read: the first, of stored (compressed) sizes, keeps
+ * large payloads that have no room in the batch from being read at all; the second is exact.
  * Keys that a parked message holds back are left out; the list of those is empty on a good day.
  */
 export const claimQuery = (shards: number): string => `
@@ -278,14 +289,19 @@ export const claimQuery = (shards: number): string => `
   FROM (
     SELECT ${ROW_COLUMNS},
       sum(octet_length(payload::text)) OVER (ORDER BY relay_seq ROWS UNBOUNDED PRECEDING) AS running
-    FROM public.core_outboxmessage
-    WHERE status = 'pending' AND ${shardExpression(shards)} = $1
-      AND (partition_key IS NULL OR (topic, partition_key) NOT IN (
-        SELECT topic, partition_key FROM public.core_outboxmessage
-        WHERE status = 'failed' AND partition_key IS NOT NULL
-      ))
-    ORDER BY relay_seq
-    LIMIT $2
+    FROM (
+      SELECT *,
+        sum(pg_column_size(payload)) OVER (ORDER BY relay_seq ROWS UNBOUNDED PRECEDING) AS stored
+      FROM public.core_outboxmessage
+      WHERE status = 'pending' AND ${shardExpression(shards)} = $1
+        AND (partition_key IS NULL OR (topic, partition_key) NOT IN (
+          SELECT topic, partition_key FROM public.core_outboxmessage
+          WHERE status = 'failed' AND partition_key IS NOT NULL
+        ))
+      ORDER BY relay_seq
+      LIMIT $2
+    ) AS due
+    WHERE stored - pg_column_size(payload) <= ${MAX_BATCH_BYTES}
   ) AS claim
   WHERE running <= ${MAX_BATCH_BYTES} OR running = "valueBytes"
   ORDER BY seq`;

@@ -1,6 +1,6 @@
 // The stack itself, with the real services: data, independence, crashes, leftovers, ports.
 import assert from 'node:assert/strict';
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import path from 'node:path';
@@ -10,7 +10,7 @@ import { promisify } from 'node:util';
 import { Kafka, logLevel } from 'kafkajs';
 import { Client } from 'pg';
 import { createClient } from 'redis';
-import { identify, isAlive, type ProcessId } from '../../stack/processes.ts';
+import { identify, isAlive } from '../../stack/processes.ts';
 import { freePorts, type ServiceName, Stack, services, temporalCli } from '../../stack/stack.ts';
 import { createTestStack, type TestStack } from '../../stack/testStack.ts';
 
@@ -193,33 +193,40 @@ test('a service that ends during its start shows the end of its log and where it
   }
 });
 
-/** A process of its own that starts two services of a new test stack and says which; it never stops them. */
-async function parentThatStarts(): Promise<{ parent: ChildProcess; directory: string; left: ProcessId[] }> {
-  const module = new URL('../../stack/testStack.ts', import.meta.url).href;
+/** A process of its own that starts two services of the stack that `expression` makes, and never stops them. */
+async function parentThatStarts(expression: string) {
+  const module = (name: string) => JSON.stringify(new URL(`../../stack/${name}`, import.meta.url).href);
   const script = `
-    const { createTestStack } = await import(${JSON.stringify(module)});
-    const stack = await createTestStack();
+    const { createTestStack } = await import(${module('testStack.ts')});
+    const { Stack } = await import(${module('stack.ts')});
+    const stack = ${expression};
     await stack.start(['postgres', 'redis']);
-    console.log(JSON.stringify({ directory: stack.directory, pids: ['postgres', 'redis'].map((name) => stack.pid(name)) }));
+    console.log(JSON.stringify({ directory: stack.directory, pids: [stack.pid('postgres'), stack.pid('redis')] }));
     setInterval(() => {}, 1000);`;
   const args = ['--input-type=module', '-e', script];
   const parent = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-  const line = await new Promise<string>((resolve, reject) => {
-    parent.stdout!.once('data', (chunk) => resolve(String(chunk)));
-    parent.once('exit', (code) => reject(new Error(`the parent ended with ${code}`)));
-  });
+  const ended = new Promise((resolve) => parent.once('exit', resolve));
+  const line = await Promise.race([
+    new Promise<string>((resolve) => parent.stdout.once('data', (chunk) => resolve(String(chunk)))),
+    ended.then((code) => Promise.reject(new Error(`the parent ended with ${code}`))),
+  ]);
   const { directory, pids } = JSON.parse(line) as { directory: string; pids: number[] };
-  return { parent, directory, left: pids.map((pid) => identify(pid)!) };
+  const kill = () => {
+    parent.kill('SIGKILL');
+    return ended;
+  };
+  return { directory, left: pids.map((pid) => identify(pid)!), kill };
 }
 
 test('after kill -9 of its parent a stack is found again: the next start replaces, a stop leaves nothing', async () => {
-  const { parent, directory, left } = await parentThatStarts();
-  const ended = new Promise((resolve) => parent.once('exit', resolve));
-  parent.kill('SIGKILL');
-  await ended;
+  await using mine = await createTestStack();
+  const { directory, ports } = mine;
+  // On other ports than the heir's, so what the parent leaves is a leftover and not a service already running.
+  const options = { directory, ports: await freePorts() };
+  const { left, kill } = await parentThatStarts(`new Stack({ ...${JSON.stringify(options)}, report() {} })`);
+  await kill();
   assert.ok(left.every(isAlive), 'services outlive the process that started them');
-  // On other ports, the processes of the earlier run are leftovers.
-  const heir = new Stack({ directory, ports: await freePorts(), report: () => {} });
+  const heir = new Stack({ directory, ports, report: () => {} });
   await heir.start(['postgres', 'redis']);
   assert.ok(!left.some(isAlive), 'leftovers are gone');
   const running = (['postgres', 'redis'] as const).map((name) => identify(heir.pid(name)!)!);
@@ -228,11 +235,10 @@ test('after kill -9 of its parent a stack is found again: the next start replace
 });
 
 test('a new test stack sweeps away the stacks of test processes that were killed', async () => {
-  const { parent, directory, left } = await parentThatStarts();
+  const { directory, left, kill } = await parentThatStarts('await createTestStack()');
   await using mine = await createTestStack();
   assert.ok(left.every(isAlive), 'the stack of a living process is not touched');
-  parent.kill('SIGKILL');
-  await new Promise((resolve) => parent.once('exit', resolve));
+  await kill();
   await using next = await createTestStack();
   assert.ok(!left.some(isAlive));
   assert.ok(!existsSync(directory));
