@@ -16,9 +16,11 @@ const READY_WITHIN_MS = 60_000;
 export class WorkerProcess implements AsyncDisposable {
   readonly process: ChildProcess;
   readonly metricsAddress: string;
+  readonly #logFile: string | undefined;
   #output = '';
 
   constructor({ env, logFile }: WorkerOptions) {
+    this.#logFile = logFile;
     this.metricsAddress = env.SA01_METRICS_ADDRESS ?? '127.0.0.1:9464';
     this.process = spawn(process.execPath, ['--disable-warning=TimeoutNegativeWarning', 'src/worker.ts'], {
       env: { ...process.env, ...env },
@@ -50,7 +52,7 @@ export class WorkerProcess implements AsyncDisposable {
       if (answer?.ok) return;
       await sleep(50);
     }
-    throw new Error(`the worker ${this.ended ? 'ended' : 'is not ready'}: ${this.#output}`);
+    throw new Error(`the worker ${this.ended ? 'ended' : 'is not ready'}: ${this.#logFile ?? this.#output}`);
   }
 
   /** Sends the signal and waits for the end: the exit code, or the signal's name. */

@@ -115,7 +115,8 @@ class Reporter {
  * Runs end at different moments. A worker with all the shards has no slot left to poll with, so the next shard that
  * comes free goes to the worker that has been waiting; if all came free at once, all of them would.
  */
-const runMilliseconds = (runSeconds: number): number => runSeconds * 1000 * (0.75 + Math.random() / 4);
+const runMilliseconds = (runSeconds: number): number =>
+  Math.round(runSeconds * 1000 * (0.75 + Math.random() / 4));
 
 /** The edge where this service's errors become Temporal's: what a retry cannot mend is told to the workflow as such. */
 function toFailure(error: unknown): unknown {

@@ -144,13 +144,16 @@ export class OutboxJournal {
     });
   }
 
-  /** Puts parked rows whose next attempt is due back among the pending, and counts those that stay parked. */
+  /**
+   * Puts parked rows whose next attempt is due back among the pending, and counts those that stay parked. As for the
+   * platform's publisher, a row with attempts left and no next_retry_at is due at once.
+   */
   async retryDue(): Promise<number> {
     const ours = `status = 'failed' AND ${shardExpression(this.shards)} = $1`;
     await this.client.query({
       name: 'outbox-retry-due',
       text: `UPDATE public.core_outboxmessage SET status = 'pending', next_retry_at = NULL
-             WHERE ${ours} AND next_retry_at <= now()`,
+             WHERE ${ours} AND coalesce(next_retry_at <= now(), attempts < max_attempts)`,
       values: [this.shard],
     });
     const { rows } = await this.client.query<{ parked: string }>({

@@ -15,6 +15,8 @@ export interface OutboxMessage {
 }
 
 const COLUMN_LENGTH = 255;
+const MAX_INTEGER = 2_147_483_647;
+const CHARACTERS = 'characters (without NUL or half a surrogate pair)';
 /** What JSON.stringify escapes and jsonb cannot store; a backslash that is itself escaped does not count. */
 const UNSTORABLE_ESCAPE = /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f][0-9a-f]{2})/i;
 
@@ -24,29 +26,31 @@ export function outboxMessageFaults(message: OutboxMessage): string[] {
   return [
     fitsColumn(idempotencyKey)
       ? ''
-      : `idempotencyKey must be a string of 1 to 255 characters, got ${shown(idempotencyKey)}`,
+      : `idempotencyKey must be a string of 1 to 255 ${CHARACTERS}, got ${shown(idempotencyKey)}`,
     typeof topic === 'string' && isLegalTopic(topic)
       ? ''
       : `topic must be 1 to 249 of a-z A-Z 0-9 . _ -, got ${shown(topic)}`,
     key == null || (typeof key === 'string' && isStorable(key) && [...key].length <= COLUMN_LENGTH)
       ? ''
-      : `key must be null or a string of at most 255 characters, got ${shown(key)}`,
+      : `key must be null or a string of at most 255 ${CHARACTERS}, got ${shown(key)}`,
     payloadFault(payload),
     headers === undefined || isFlat(headers)
       ? ''
-      : `headers must be a flat object of strings, got ${shown(headers)}`,
-    maxAttempts === undefined || (Number.isInteger(maxAttempts) && maxAttempts > 0)
+      : `headers must be a flat object of strings of ${CHARACTERS}, got ${shown(headers)}`,
+    maxAttempts === undefined ||
+    (Number.isInteger(maxAttempts) && maxAttempts > 0 && maxAttempts <= MAX_INTEGER)
       ? ''
-      : `maxAttempts must be a positive integer, got ${shown(maxAttempts)}`,
+      : `maxAttempts must be an integer from 1 to ${MAX_INTEGER}, got ${shown(maxAttempts)}`,
   ].filter((fault) => fault !== '');
 }
 
-/** Postgres counts characters, not UTF-16 units, and stores no NUL. */
+/** Postgres counts characters, not UTF-16 units. */
 function fitsColumn(value: unknown): boolean {
   return typeof value === 'string' && value !== '' && isStorable(value) && [...value].length <= COLUMN_LENGTH;
 }
 
-const isStorable = (text: string): boolean => !text.includes('\0');
+/** Postgres stores no NUL; half a surrogate pair is refused in JSON, and on its way to a text column it becomes U+FFFD. */
+const isStorable = (text: string): boolean => !text.includes('\0') && text.isWellFormed();
 
 function payloadFault(payload: unknown): string {
   let json: string | undefined;
@@ -68,7 +72,16 @@ function isFlat(headers: unknown): boolean {
   );
 }
 
+/** Undefined where JSON cannot say it: a function, a bigint, a circle. */
+function toJson(value: unknown): string | undefined {
+  try {
+    return JSON.stringify(value);
+  } catch {
+    return undefined;
+  }
+}
+
 function shown(value: unknown): string {
-  const text = JSON.stringify(value) ?? typeof value;
+  const text = toJson(value) ?? typeof value;
   return text.length > 80 ? `${text.slice(0, 77)}… (${text.length} characters)` : text;
 }

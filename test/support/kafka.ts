@@ -17,13 +17,15 @@ export interface TopicReader extends AsyncDisposable {
 
 export const uniqueTopic = (name = 'test'): string => `${name}.${randomUUID().slice(0, 8)}`;
 
+const patience = { initialRetryTime: 100, maxRetryTime: 1_000, retries: 100 };
+
 /** A plain client of the run's Kafka, with the patience to live through its restarts. */
 export function testKafka(): Kafka {
   const brokers = testStack().env().SA01_KAFKA_BOOTSTRAP_SERVERS!.split(',');
   return new kafkajs.Kafka({
     brokers,
     logLevel: logLevel.NOTHING,
-    retry: { initialRetryTime: 100, maxRetryTime: 1_000, retries: 100 },
+    retry: patience,
   });
 }
 
@@ -40,11 +42,26 @@ export async function readTopics(topics: string[], partitions = 6): Promise<Topi
 
   const received: Received[] = [];
   // kafkajs reads committed records only, unless told otherwise.
-  const consumer = kafka.consumer({ groupId: randomUUID(), maxWaitTimeInMs: 50, readUncommitted: false });
+  let closed = false;
+  const consumer = kafka.consumer({
+    groupId: randomUUID(),
+    maxWaitTimeInMs: 50,
+    readUncommitted: false,
+    // After a broker's crash the group waits this long for its former member.
+    sessionTimeout: 6_000,
+    // Without this a consumer that crashed in an outage restarts itself even after its disconnect.
+    retry: { ...patience, restartOnFailure: async () => !closed },
+  });
   await consumer.connect();
   await consumer.subscribe({ topics, fromBeginning: true });
   await consumer.run({ eachMessage: async (message) => void received.push(toReceived(message)) });
-  return { received, [Symbol.asyncDispose]: () => consumer.disconnect() };
+  return {
+    received,
+    async [Symbol.asyncDispose]() {
+      closed = true;
+      await consumer.disconnect();
+    },
+  };
 }
 
 function toReceived({ topic, partition, message }: EachMessagePayload): Received {

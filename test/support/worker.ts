@@ -1,8 +1,7 @@
-import { once } from 'node:events';
-import { createServer } from 'node:net';
 import { Client, Connection } from '@temporalio/client';
 import { msToTs } from '@temporalio/common/lib/time.js';
 import { OrchestratorClient } from '../../src/client.ts';
+import { freePort } from '../../stack/ports.ts';
 import { WorkerProcess } from '../../stack/workerProcess.ts';
 import { eventually } from './eventually.ts';
 import { testStack } from './stack.ts';
@@ -37,12 +36,4 @@ export async function startWorker(env: Record<string, string>): Promise<WorkerPr
   return new WorkerProcess({
     env: { ...testStack().env(), SA01_METRICS_ADDRESS: `127.0.0.1:${await freePort()}`, ...env },
   });
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  return port;
 }

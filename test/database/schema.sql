@@ -1,0 +1,132 @@
+CREATE TABLE orchestrator.deployment (
+  singleton boolean NOT NULL DEFAULT true,
+  id uuid NOT NULL DEFAULT gen_random_uuid(),
+  outbox_shards integer,
+  created_at timestamp with time zone NOT NULL DEFAULT now(),
+  CONSTRAINT deployment_outbox_shards_check CHECK ((outbox_shards > 0)),
+  CONSTRAINT deployment_pkey PRIMARY KEY (singleton),
+  CONSTRAINT deployment_singleton_check CHECK (singleton)
+);
+
+CREATE TABLE orchestrator.migration (
+  id integer NOT NULL DEFAULT nextval('orchestrator.migration_id_seq'::regclass),
+  name character varying(255) NOT NULL,
+  run_on timestamp without time zone NOT NULL,
+  CONSTRAINT migration_pkey PRIMARY KEY (id)
+);
+
+CREATE TABLE orchestrator.outbox_journal (
+  shard integer NOT NULL,
+  epoch bigint NOT NULL DEFAULT 0,
+  owner text,
+  taken_at timestamp with time zone,
+  settled_number bigint NOT NULL DEFAULT 0,
+  settled_batch uuid,
+  settled_at timestamp with time zone,
+  delivered_total bigint NOT NULL DEFAULT 0,
+  open_batch uuid,
+  open_seqs bigint[],
+  opened_at timestamp with time zone,
+  CONSTRAINT outbox_journal_check CHECK (((open_batch IS NULL) = (open_seqs IS NULL))),
+  CONSTRAINT outbox_journal_pkey PRIMARY KEY (shard),
+  CONSTRAINT outbox_journal_shard_check CHECK ((shard >= 0))
+) WITH (fillfactor=50);
+
+CREATE TABLE public.core_deadlettermessage (
+  id uuid NOT NULL,
+  original_outbox_id uuid,
+  original_topic character varying(255) NOT NULL,
+  idempotency_key character varying(255) NOT NULL,
+  payload jsonb NOT NULL,
+  headers jsonb NOT NULL DEFAULT '{}'::jsonb,
+  error_message text NOT NULL,
+  error_type character varying(255),
+  attempts integer NOT NULL,
+  created_at timestamp with time zone NOT NULL,
+  original_created_at timestamp with time zone,
+  resolved boolean NOT NULL DEFAULT false,
+  resolved_at timestamp with time zone,
+  resolved_by character varying(255),
+  resolution_notes text,
+  CONSTRAINT core_deadlettermessage_pkey PRIMARY KEY (id)
+);
+
+CREATE TABLE public.core_idempotencyrecord (
+  id uuid NOT NULL,
+  idempotency_key character varying(255) NOT NULL,
+  operation_type character varying(100) NOT NULL,
+  result jsonb,
+  created_at timestamp with time zone NOT NULL,
+  expires_at timestamp with time zone NOT NULL,
+  CONSTRAINT core_idempotencyrecord_idempotency_key_key UNIQUE (idempotency_key),
+  CONSTRAINT core_idempotencyrecord_pkey PRIMARY KEY (id)
+);
+
+CREATE TABLE public.core_outboxmessage (
+  id uuid NOT NULL,
+  idempotency_key character varying(255) NOT NULL,
+  topic character varying(255) NOT NULL,
+  partition_key character varying(255),
+  payload jsonb NOT NULL,
+  headers jsonb NOT NULL DEFAULT '{}'::jsonb,
+  created_at timestamp with time zone NOT NULL,
+  published_at timestamp with time zone,
+  failed_at timestamp with time zone,
+  attempts integer NOT NULL DEFAULT 0,
+  max_attempts integer NOT NULL DEFAULT 5,
+  next_retry_at timestamp with time zone,
+  last_error text,
+  status character varying(20) NOT NULL DEFAULT 'pending'::character varying,
+  relay_seq bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+  CONSTRAINT core_outboxmessage_idempotency_key_key UNIQUE (idempotency_key),
+  CONSTRAINT core_outboxmessage_pkey PRIMARY KEY (id)
+);
+
+CREATE TABLE public.core_pendingmemory (
+  id uuid NOT NULL,
+  idempotency_key character varying(255) NOT NULL,
+  tenant_id character varying(255) NOT NULL,
+  namespace character varying(100) NOT NULL DEFAULT 'wm'::character varying,
+  payload jsonb NOT NULL,
+  created_at timestamp with time zone NOT NULL,
+  synced boolean NOT NULL DEFAULT false,
+  synced_at timestamp with time zone,
+  sync_attempts integer NOT NULL DEFAULT 0,
+  last_error text,
+  CONSTRAINT core_pendingmemory_idempotency_key_key UNIQUE (idempotency_key),
+  CONSTRAINT core_pendingmemory_pkey PRIMARY KEY (id)
+);
+
+CREATE UNLOGGED TABLE orchestrator.outbox_waiting (
+  shard integer NOT NULL,
+  waiting boolean NOT NULL,
+  CONSTRAINT outbox_waiting_pkey PRIMARY KEY (shard)
+) WITH (fillfactor=50);
+
+CREATE INDEX core_deadlettermessage_original_topic_resolved ON public.core_deadlettermessage USING btree (original_topic, resolved);
+CREATE INDEX core_outboxmessage_next_retry_at ON public.core_outboxmessage USING btree (next_retry_at);
+CREATE INDEX core_outboxmessage_status_created_at ON public.core_outboxmessage USING btree (status, created_at);
+CREATE INDEX core_outboxmessage_topic_status ON public.core_outboxmessage USING btree (topic, status);
+CREATE INDEX core_pendingmemory_synced_created_at ON public.core_pendingmemory USING btree (synced, created_at);
+CREATE INDEX core_pendingmemory_tenant_id_synced ON public.core_pendingmemory USING btree (tenant_id, synced);
+CREATE INDEX orchestrator_outbox_parked ON public.core_outboxmessage USING btree (topic, partition_key, relay_seq) WHERE ((status)::text = 'failed'::text);
+CREATE INDEX orchestrator_outbox_pending_2 ON public.core_outboxmessage USING btree (abs((hashtextextended((COALESCE(partition_key, ((id)::text)::character varying))::text, (0)::bigint) % (2)::bigint)), relay_seq) WHERE ((status)::text = 'pending'::text);
+
+CREATE OR REPLACE FUNCTION orchestrator.wake_outbox_relay()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+  IF EXISTS (SELECT FROM orchestrator.outbox_waiting WHERE waiting) THEN
+    NOTIFY somaagent_outbox;
+  END IF;
+  RETURN NULL;
+END
+$function$;
+
+CREATE TRIGGER orchestrator_wake_outbox_relay AFTER INSERT ON public.core_outboxmessage FOR EACH STATEMENT EXECUTE FUNCTION orchestrator.wake_outbox_relay();
+
+-- also: sequence orchestrator.migration_id_seq
+-- also: sequence public.core_outboxmessage_relay_seq_seq
