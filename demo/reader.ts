@@ -20,7 +20,7 @@ export async function readCommitted(brokers: string, topic: string) {
   });
   const admin = kafka.admin();
   await admin.connect();
-  await admin.createTopics({ topics: [{ topic, numPartitions: 6 }], waitForLeaders: true });
+  await admin.createTopics({ topics: [{ topic, numPartitions: 6 }], waitForLeaders: false });
   await admin.disconnect();
 
   const received: Received[] = [];

@@ -4,14 +4,13 @@ import { OrchestratorError } from '../domain/errors.ts';
 import {
   composeBatch,
   describeRejection,
-  MAX_BATCH_BYTES,
-  MAX_RECORD_BYTES,
   type OutboxRecord,
   type OutboxRow,
   type RejectedRow,
 } from '../domain/outbox.ts';
 import type { Journal, OutboxTotals } from '../domain/outboxTakeover.ts';
 import { shardExpression } from './deployment.ts';
+import { AMONG_SEQS, claimQuery, ROW_COLUMNS } from './outboxClaim.ts';
 import { inTransaction } from './postgres.ts';
 
 /** A batch that the journal holds as open: its rows are pending, and only this relay may send them. */
@@ -228,14 +227,17 @@ export class OutboxJournal {
 
   /**
    * Parks rows: status `failed`, an attempt spent, and the next one due after 2^attempts seconds (the platform's own
-   * schedule) while attempts remain. Later rows of the same key wait behind them.
+   * schedule) while attempts remain; after the last, failed_at is set and the row waits for a person. Later rows of
+   * the same key wait behind it.
    */
   private async park(rejected: { seq: string; reason: string }[]): Promise<void> {
     if (rejected.length === 0) return;
     await this.client.query(
       `UPDATE public.core_outboxmessage AS message
-       SET status = 'failed', attempts = attempts + 1, failed_at = now(), last_error = parked.reason,
-           next_retry_at = CASE WHEN attempts + 1 < max_attempts THEN now() + make_interval(secs => 2 ^ least(attempts + 1, ${MAX_BACKOFF_POWER})) END
+       SET status = 'failed', attempts = least(attempts, 2147483646) + 1, last_error = parked.reason,
+           failed_at = CASE WHEN attempts >= max_attempts - 1 THEN now() END,
+           next_retry_at = CASE WHEN attempts < max_attempts - 1
+             THEN now() + make_interval(secs => 2 ^ least(attempts + 1, ${MAX_BACKOFF_POWER})) END
        FROM unnest($2::bigint[], $3::text[]) AS parked (seq, reason)
        WHERE message.status = 'pending' AND ${shardExpression(this.shards)} = $1 AND message.relay_seq = parked.seq
          AND message.relay_seq ${AMONG_SEQS}`,
@@ -269,42 +271,3 @@ interface JournalRow {
 
 /** No wait is longer than 2^20 seconds, twelve days: beyond 2^43 Postgres has no timestamps left. */
 const MAX_BACKOFF_POWER = 20;
-
-/**
- * Whether a relay_seq is among $2, which is in ascending order. The range says nothing new, but without it the planner
- * may read a shard's whole backlog and look each row up in the list.
- */
-const AMONG_SEQS = `BETWEEN ($2::bigint[])[1] AND ($2::bigint[])[cardinality($2::bigint[])] AND relay_seq = ANY($2::bigint[])`;
-
-const ROW_COLUMNS = `
-  relay_seq AS seq, id, idempotency_key AS "idempotencyKey", topic, partition_key AS key, attempts,
-  headers::text AS headers, octet_length(payload::text) AS "valueBytes",
-  CASE WHEN octet_length(payload::text) <= ${MAX_RECORD_BYTES} THEN payload::text END AS value`;
-
-/**
- * The next rows of a shard ($1), in order of insertion: at most $2, and no more than fit into one batch by bytes, but
- * always the first. Both running sums are taken while the index is read: the first, of stored (compressed) sizes, keeps
- * large payloads that have no room in the batch from being read at all; the second is exact.
- * Keys that a parked message holds back are left out; the list of those is empty on a good day.
- */
-export const claimQuery = (shards: number): string => `
-  SELECT seq, id, "idempotencyKey", topic, key, attempts, headers, "valueBytes", value
-  FROM (
-    SELECT ${ROW_COLUMNS},
-      sum(octet_length(payload::text)) OVER (ORDER BY relay_seq ROWS UNBOUNDED PRECEDING) AS running
-    FROM (
-      SELECT *,
-        sum(pg_column_size(payload)) OVER (ORDER BY relay_seq ROWS UNBOUNDED PRECEDING) AS stored
-      FROM public.core_outboxmessage
-      WHERE status = 'pending' AND ${shardExpression(shards)} = $1
-        AND (partition_key IS NULL OR (topic, partition_key) NOT IN (
-          SELECT topic, partition_key FROM public.core_outboxmessage
-          WHERE status = 'failed' AND partition_key IS NOT NULL
-        ))
-      ORDER BY relay_seq
-      LIMIT $2
-    ) AS due
-    WHERE stored - pg_column_size(payload) <= ${MAX_BATCH_BYTES}
-  ) AS claim
-  WHERE running <= ${MAX_BATCH_BYTES} OR running = "valueBytes"
-  ORDER BY seq`;

@@ -9,7 +9,6 @@ export const errorCatalogue = {
   invalid_message: { retryable: false },
   kafka_unavailable: { retryable: true },
   postgres_unavailable: { retryable: true },
-  temporal_unavailable: { retryable: true },
   batch_rejected: { retryable: true },
   relay_fenced: { retryable: true },
   shard_stopped: { retryable: false },

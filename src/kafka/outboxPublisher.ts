@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { setTimeout as delay } from 'node:timers/promises';
 import {
   type Admin,
   type Kafka,
@@ -15,7 +14,8 @@ import type { OutboxRecord } from '../domain/outbox.ts';
 import type { Mark } from '../domain/outboxTakeover.ts';
 import type { PartitionPlan } from '../domain/topics.ts';
 import { fromKafka, protocolType } from './errors.ts';
-import { ensureTopics } from './topics.ts';
+import { untilReady } from './patience.ts';
+import { createMissing, ensureTopics } from './topics.ts';
 
 /**
  * The relay's narrow view of Kafka: one shard's transactional producer.
@@ -49,11 +49,11 @@ export const MARK_TOPIC = 'somaagent.outbox.marks';
 const MARK_PARTITION = 0;
 const BARRIER_PARTITION = 1;
 
+/** What passes by itself: the markers of the last transaction, and a mark topic that was created a moment ago. */
+const NOT_YET = new Set(['CONCURRENT_TRANSACTIONS', 'UNKNOWN_TOPIC_OR_PARTITION']);
+
 /** Kafka aborts a transaction that stays open longer. Until then it holds back the read_committed readers behind it. */
 const TRANSACTION_TIMEOUT_MS = 20_000;
-/** While Kafka writes the markers of the last transaction it refuses the next one, usually for a few milliseconds. */
-const MARKERS_RETRY_MS = 2;
-const PATIENCE_MS = 10_000;
 
 /**
  * kafkajs behind guards against its silent losses (found by running it, see docs/decisions/0003-guarded-kafkajs.md):
@@ -84,7 +84,7 @@ export class KafkajsOutboxPublisher implements OutboxPublisher {
   async initialise(): Promise<Mark | undefined> {
     return this.guarded(async () => {
       await Promise.all([this.admin.connect(), this.producer.connect()]);
-      await this.ensureMarkTopic();
+      await createMissing(this.admin, [{ topic: MARK_TOPIC, numPartitions: 2 }]);
       // The first transaction makes kafkajs send InitProducerId: this is where the fencing happens, and where Kafka
       // brings the predecessor's last transaction to its end before it answers.
       const token = randomUUID();
@@ -119,25 +119,19 @@ export class KafkajsOutboxPublisher implements OutboxPublisher {
     }
   }
 
-  private async ensureMarkTopic(): Promise<void> {
-    const topics = await this.admin.listTopics();
-    if (topics.includes(MARK_TOPIC)) return;
-    await this.admin.createTopics({
-      topics: [{ topic: MARK_TOPIC, numPartitions: 2 }],
-      waitForLeaders: true,
-    });
-  }
-
-  /** Starts a transaction with its offset, before any record: the cheapest request to repeat while markers are written. */
+  /**
+   * Starts a transaction with its offset, before any record: the cheapest request to repeat. While Kafka writes the
+   * markers of the last transaction it refuses the next one, usually for a few milliseconds.
+   */
   private async begin(offset: { partition: number; offset: string; metadata: string }): Promise<Transaction> {
     const transaction = await this.producer.transaction();
     const topics = [{ topic: MARK_TOPIC, partitions: [offset] }];
-    await untilReady('the end of the previous transaction', MARKERS_RETRY_MS, async () => {
+    await untilReady('the end of the previous transaction', async () => {
       try {
         await transaction.sendOffsets({ consumerGroupId: this.groupId, topics });
         return true;
       } catch (error) {
-        if (protocolType(error) === 'CONCURRENT_TRANSACTIONS') return false;
+        if (NOT_YET.has(protocolType(error) ?? '')) return false;
         throw error;
       }
     });
@@ -150,7 +144,7 @@ export class KafkajsOutboxPublisher implements OutboxPublisher {
    */
   private async readMark(token: string): Promise<Mark | undefined> {
     let mark: Mark | undefined;
-    await untilReady('the barrier offset', MARKERS_RETRY_MS, async () => {
+    await untilReady('the barrier offset', async () => {
       const [offsets] = await this.admin.fetchOffsets({ groupId: this.groupId, topics: [MARK_TOPIC] });
       const at = (partition: number) => offsets?.partitions.find((found) => found.partition === partition);
       if (at(BARRIER_PARTITION)?.metadata !== token) return false;
@@ -223,15 +217,5 @@ function assertAllAcknowledged(sent: TopicMessages[], responses: RecordMetadata[
   for (const { topicName, partition } of responses) expected.delete(`${topicName}/${partition}`);
   if (expected.size > 0) {
     throw new OrchestratorError('kafka_unavailable', `no broker acknowledged ${[...expected].join(', ')}`);
-  }
-}
-
-async function untilReady(what: string, intervalMs: number, isReady: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + PATIENCE_MS;
-  while (!(await isReady())) {
-    if (Date.now() > deadline) {
-      throw new OrchestratorError('kafka_unavailable', `waited ${PATIENCE_MS / 1000} s in vain for ${what}`);
-    }
-    await delay(intervalMs);
   }
 }

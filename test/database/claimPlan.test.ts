@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type pg from 'pg';
-import { claimQuery, OutboxJournal } from '../../src/database/outboxJournal.ts';
+import { claimQuery } from '../../src/database/outboxClaim.ts';
+import { OutboxJournal } from '../../src/database/outboxJournal.ts';
 import { MAX_BATCH_ROWS } from '../../src/domain/outbox.ts';
 import { outboxDatabase } from '../support/database.ts';
 

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import kafkajs, { type EachMessagePayload, type Kafka, logLevel } from 'kafkajs';
+import { eventually } from './eventually.ts';
 import { testStack } from './stack.ts';
 
 export interface Received {
@@ -34,10 +35,11 @@ export async function readTopics(topics: string[], partitions = 6): Promise<Topi
   const kafka = testKafka();
   const admin = kafka.admin();
   await admin.connect();
-  await admin.createTopics({
-    topics: topics.map((topic) => ({ topic, numPartitions: partitions })),
-    waitForLeaders: true,
-  });
+  const wanted = topics.map((topic) => ({ topic, numPartitions: partitions }));
+  // A second try finds them there: a broker may not have heard of them at the first.
+  await eventually('the topics', () =>
+    admin.createTopics({ topics: wanted, waitForLeaders: true }).then(() => true),
+  );
   await admin.disconnect();
 
   const received: Received[] = [];
