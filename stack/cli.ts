@@ -1,12 +1,13 @@
 // The command `npm run stack -- …`.
-import { type ServiceName, Stack, StackError, services } from './stack.ts';
+import path from 'node:path';
+import { type ServiceName, Stack, StackError, services, temporalCli } from './stack.ts';
 
 const usage = `usage: npm run stack -- <command> [service …]
 
   start [service …]   start all services, or only these; what runs is left alone
   stop [service …]    stop all services, or only these; data is kept
   status              what runs, where
-  env                 the variables that lead to the stack, for: eval "$(npm run --silent stack -- env)"
+  env                 the variables that lead to the stack, and the Temporal CLI's PATH, for: eval "$(npm run --silent stack -- env)"
 
 services: ${services.join(', ')}`;
 
@@ -40,11 +41,14 @@ async function printStatus(stack: Stack) {
     );
 }
 
-function printEnv(stack: Stack) {
-  for (const [name, value] of Object.entries(stack.env())) {
-    console.log(`export ${name}='${value.replaceAll("'", "'\\''")}'`);
-  }
+async function printEnv(stack: Stack) {
+  const variables = { ...stack.env(), TEMPORAL_ADDRESS: stack.env().SA01_TEMPORAL_HOST! };
+  for (const [name, value] of Object.entries(variables)) console.log(`export ${name}=${quoted(value)}`);
+  // A machine without the Temporal CLI gets the stack's own, which was built with its server.
+  console.log(`export PATH=${quoted(path.dirname(await temporalCli()))}:"$PATH"`);
 }
+
+const quoted = (value: string) => `'${value.replaceAll("'", "'\\''")}'`;
 
 async function main([command, ...words]: string[]) {
   const stack = new Stack();

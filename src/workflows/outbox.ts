@@ -57,7 +57,7 @@ export async function outboxRelay(input: OutboxRelayInput = {}): Promise<void> {
   setHandler(relayReportSignal, (report) => relay.accept(report));
 
   while (!isHistoryLong(input.historyLimit)) {
-    if (relay.paused) await condition(() => !relay.paused);
+    if (relay.paused) await condition(() => !relay.paused || isHistoryLong(input.historyLimit));
     else await relay.runOnce();
   }
   await condition(allHandlersFinished);
@@ -163,16 +163,27 @@ function checkedShard(): number {
   const { workflowId } = workflowInfo();
   const shard = shardOfWorkflowId(workflowId);
   if (shard !== undefined) return shard;
-  throw ApplicationFailure.nonRetryable(
+  throw invalidInput(
     `workflow id "${workflowId}" names no shard: expected ${relayWorkflowId(0)}, ${relayWorkflowId(1)} and so on`,
-    'invalid_input',
   );
 }
 
+const STATES: OutboxRelayState[] = ['delivering', 'idle', 'paused', 'waiting'];
+
 function checked(input: unknown): OutboxRelayInput {
-  if (typeof input === 'object' && input !== null && !Array.isArray(input)) return input as OutboxRelayInput;
-  throw ApplicationFailure.nonRetryable(
-    `outboxRelay takes no input, or an object: got ${JSON.stringify(input)}`,
-    'invalid_input',
-  );
+  if (typeof input !== 'object' || input === null || Array.isArray(input)) {
+    throw invalidInput(`outboxRelay takes no input, or an object: got ${JSON.stringify(input)}`);
+  }
+  const { status, historyLimit } = input as OutboxRelayInput;
+  if (historyLimit !== undefined && !Number.isInteger(historyLimit)) {
+    throw invalidInput(`historyLimit must be a whole number: got ${JSON.stringify(historyLimit)}`);
+  }
+  if (status !== undefined && !STATES.includes(status?.state)) {
+    throw invalidInput(
+      `status is what an earlier run left, for a start leave it out: got ${JSON.stringify(status)}`,
+    );
+  }
+  return input;
 }
+
+const invalidInput = (message: string) => ApplicationFailure.nonRetryable(message, 'invalid_input');

@@ -1,0 +1,20 @@
+import assert from 'node:assert/strict';
+import { globSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { test } from 'node:test';
+import { Worker } from '@temporalio/worker';
+import { workflowBundle } from '../support/workflows.ts';
+
+const histories = globSync(path.join(import.meta.dirname, 'histories', '*.json'));
+
+assert.ok(histories.length > 0, 'there are recorded histories');
+
+for (const file of histories) {
+  test(`the workflows replay ${path.basename(file)}`, async () => {
+    await Worker.runReplayHistory(
+      { workflowBundle: await workflowBundle() },
+      JSON.parse(readFileSync(file, 'utf8')),
+      'outbox-relay-0',
+    );
+  });
+}

@@ -1,0 +1,221 @@
+import assert from 'node:assert/strict';
+import { suite, test } from 'node:test';
+import { ApplicationFailure, CancelledFailure, heartbeat, sleep } from '@temporalio/activity';
+import { WorkflowFailedError } from '@temporalio/client';
+import type { OutboxActivities } from '../../src/activities/outbox.ts';
+import { OrchestratorClient } from '../../src/client.ts';
+import type { OutboxRelayReport } from '../../src/domain/outbox.ts';
+import {
+  outboxRelay,
+  pauseRelaySignal,
+  relayReportSignal,
+  relayStatusQuery,
+  resumeRelaySignal,
+} from '../../src/workflows/outbox.ts';
+import { eventually } from '../support/eventually.ts';
+import { temporalNamespace } from '../support/worker.ts';
+import { runWorkflows } from '../support/workflows.ts';
+
+const taskQueue = 'test';
+const report = (overrides: Partial<OutboxRelayReport> = {}): OutboxRelayReport => ({
+  state: 'idle',
+  totals: { delivered: 7, batches: 2 },
+  parked: 0,
+  lastError: null,
+  ...overrides,
+});
+
+/** Relays nothing until it is cancelled, as an idle shard's activity does. */
+async function idleUntilCancelled(): Promise<OutboxRelayReport> {
+  const beating = setInterval(() => heartbeat(), 50);
+  try {
+    await sleep('1 hour');
+  } catch (error) {
+    if (!(error instanceof CancelledFailure)) throw error;
+  } finally {
+    clearInterval(beating);
+  }
+  return report();
+}
+
+/** A relay workflow whose activity is done by `relayOutbox`. */
+async function relayWith(
+  relayOutbox: OutboxActivities['relayOutbox'],
+  args: unknown[] = [],
+  workflowId = 'outbox-relay-0',
+) {
+  const stack = new AsyncDisposableStack();
+  const namespace = stack.use(await temporalNamespace());
+  stack.use(await runWorkflows(namespace.name, taskQueue, { relayOutbox }));
+  const handle = await namespace.client.workflow.start(outboxRelay, {
+    workflowId,
+    taskQueue,
+    args: args as [],
+  });
+  const status = () => namespace.client.workflow.getHandle(workflowId).query(relayStatusQuery);
+  const becomes = (state: string) =>
+    eventually(`the relay to be ${state}`, async () => (await status()).state === state);
+  return { handle, namespace, status, becomes, [Symbol.asyncDispose]: () => stack.disposeAsync() };
+}
+
+async function failureOf(result: Promise<unknown>): Promise<ApplicationFailure> {
+  const error = await result.then(
+    () => assert.fail('the workflow did not fail'),
+    (thrown: unknown) => thrown,
+  );
+  assert.ok(error instanceof WorkflowFailedError && error.cause instanceof ApplicationFailure, String(error));
+  return error.cause;
+}
+
+suite('pause and resume', () => {
+  test('ends the activity, keeps the shard at rest, and starts it again', async () => {
+    let runs = 0;
+    await using relay = await relayWith(async () => {
+      runs += 1;
+      return idleUntilCancelled();
+    });
+    await eventually('the first run', () => runs === 1);
+    await relay.handle.signal(pauseRelaySignal);
+    await relay.becomes('paused');
+    assert.equal(runs, 1);
+    assert.equal((await relay.status()).delivered_total, 7, 'what the ended activity reported is kept');
+    await relay.handle.signal(resumeRelaySignal);
+    await relay.becomes('idle');
+    await eventually('the second run', () => runs === 2);
+    await relay.handle.signal(pauseRelaySignal);
+    await relay.becomes('paused');
+  });
+
+  test('a pause during an outage does not wait for its end', async () => {
+    await using relay = await relayWith(() => Promise.reject(new Error('Kafka is away')));
+    await relay.handle.signal(pauseRelaySignal);
+    await relay.becomes('paused');
+  });
+
+  test('a paused relay stays paused in its next run, and a late report does not wake it', async () => {
+    await using relay = await relayWith(() => idleUntilCancelled(), [{ historyLimit: 5 }]);
+    await relay.handle.signal(pauseRelaySignal);
+    await relay.becomes('paused');
+    await relay.handle.signal(relayReportSignal, report({ state: 'delivering' }));
+    await eventually('a new run', async () => {
+      const { runId } = await relay.namespace.client.workflow.getHandle('outbox-relay-0').describe();
+      return runId !== relay.handle.firstExecutionRunId;
+    });
+    assert.equal((await relay.status()).state, 'paused');
+  });
+});
+
+suite('status', () => {
+  test('shows what the activity reports, as it goes', async () => {
+    await using relay = await relayWith(() => idleUntilCancelled());
+    await relay.handle.signal(
+      relayReportSignal,
+      report({ state: 'waiting', totals: null, lastError: 'kafka_unavailable: x' }),
+    );
+    await relay.becomes('waiting');
+    assert.equal((await relay.status()).last_error, 'kafka_unavailable: x');
+    await relay.handle.signal(relayReportSignal, report({ state: 'delivering', parked: 3 }));
+    await relay.becomes('delivering');
+    const { shard, delivered_total, batches_total, parked, last_error } = await relay.status();
+    assert.deepEqual(
+      { shard, delivered_total, batches_total, parked, last_error },
+      {
+        shard: 0,
+        delivered_total: 7,
+        batches_total: 2,
+        parked: 3,
+        last_error: null,
+      },
+    );
+  });
+
+  test('survives continue-as-new', async () => {
+    await using relay = await relayWith(
+      async () => report({ totals: { delivered: 11, batches: 3 } }),
+      [{ historyLimit: 20 }],
+    );
+    await eventually('a third run', async () => {
+      const { runId, raw } = await relay.namespace.client.workflow.getHandle('outbox-relay-0').describe();
+      return runId !== relay.handle.firstExecutionRunId && raw.workflowExecutionInfo !== null;
+    });
+    assert.equal((await relay.status()).delivered_total, 11);
+  });
+});
+
+suite('failures of the activity', () => {
+  test('an outage is retried without end', async () => {
+    let attempts = 0;
+    await using relay = await relayWith(async () => {
+      attempts += 1;
+      if (attempts < 3) throw ApplicationFailure.create({ type: 'kafka_unavailable', message: 'no broker' });
+      return idleUntilCancelled();
+    });
+    await eventually('the third attempt', () => attempts === 3);
+    assert.equal((await relay.handle.describe()).status.name, 'RUNNING');
+  });
+
+  test('a contradiction pauses the shard with its reason until a person resumes it', async () => {
+    let attempts = 0;
+    await using relay = await relayWith(async () => {
+      attempts += 1;
+      if (attempts === 1) throw ApplicationFailure.nonRetryable('Kafka knows more', 'shard_stopped');
+      return idleUntilCancelled();
+    });
+    await relay.becomes('paused');
+    assert.match((await relay.status()).last_error ?? '', /Kafka knows more/);
+    assert.equal(attempts, 1);
+    await relay.handle.signal(resumeRelaySignal);
+    await eventually('the second attempt', () => attempts === 2);
+    assert.equal((await relay.status()).last_error, null);
+  });
+
+  test('a shard that does not exist fails the workflow', async () => {
+    await using relay = await relayWith(() =>
+      Promise.reject(ApplicationFailure.nonRetryable('no shard 9', 'unknown_shard')),
+    );
+    await assert.rejects(relay.handle.result(), WorkflowFailedError);
+  });
+});
+
+suite('bad input fails the workflow at once', () => {
+  for (const [name, workflowId, args, sentence] of [
+    ['a workflow id without a shard', 'my-relay', [], /"my-relay" names no shard: expected outbox-relay-0/],
+    ['input that is no object', 'outbox-relay-0', ['abc'], /takes no input, or an object: got "abc"/],
+    ['input that is a list', 'outbox-relay-0', [[1]], /got \[1\]/],
+    ['a history limit that is no number', 'outbox-relay-0', [{ historyLimit: 'x' }], /historyLimit/],
+    ['a status that is none', 'outbox-relay-0', [{ status: { state: 'asleep' } }], /status/],
+  ] as const) {
+    test(name, async () => {
+      await using relay = await relayWith(() => idleUntilCancelled(), [...args], workflowId);
+      const failure = await failureOf(relay.handle.result());
+      assert.equal(failure.type, 'invalid_input');
+      assert.match(failure.message, sentence);
+    });
+  }
+});
+
+test('cancelling the workflow ends it, after its activity', async () => {
+  let started = false;
+  let ended = false;
+  await using relay = await relayWith(async () => {
+    started = true;
+    const last = await idleUntilCancelled();
+    ended = true;
+    return last;
+  });
+  await eventually('the activity', () => started);
+  await relay.handle.cancel();
+  await assert.rejects(
+    relay.handle.result(),
+    (error: WorkflowFailedError) => error.cause instanceof CancelledFailure,
+  );
+  assert.equal(ended, true);
+});
+
+test('starting a relay that runs already finds it', async () => {
+  await using relay = await relayWith(() => idleUntilCancelled());
+  const orchestrator = new OrchestratorClient(relay.namespace.client, taskQueue);
+  const [one, two] = await Promise.all([orchestrator.startOutboxRelay(0), orchestrator.startOutboxRelay(0)]);
+  assert.equal((await one.status()).shard, 0);
+  assert.equal((await two.status()).shard, 0);
+});
