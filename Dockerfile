@@ -27,4 +27,4 @@ COPY package.json ./
 COPY --from=build /app/dist dist
 USER node
 EXPOSE 9464
-CMD ["node", "dist/worker.js"]
+CMD ["node", "--disable-warning=TimeoutNegativeWarning", "dist/worker.js"]

@@ -125,12 +125,12 @@ function workflowSource(): Pick<WorkerOptions, 'workflowBundle' | 'workflowsPath
   return { workflowsPath: path.join(import.meta.dirname, 'workflows', 'index.ts') };
 }
 
-/** Aborted by the first SIGTERM or SIGINT. A second one ends the process at once. */
+/** Aborted by SIGTERM or SIGINT. An impatient second Ctrl-C ends the process at once. */
 function stopSignal(logger: Logger): AbortSignal {
   const controller = new AbortController();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
-      if (controller.signal.aborted) process.exit(EXIT.failed);
+      if (controller.signal.aborted && signal === 'SIGINT') process.exit(EXIT.failed);
       logger.info({ signal }, 'stopping');
       controller.abort();
     });
