@@ -1,0 +1,35 @@
+import type { Bench, BenchRun } from '../report.ts';
+import { measureDrain } from './drain.ts';
+import { measureLatency } from './latency.ts';
+import { measureLimits } from './limits.ts';
+import { warmUpKafka } from './topics.ts';
+
+/** How the outbox relay does: see bench/README.md for what each measurement means. */
+export const outbox: Bench = {
+  about: 'the outbox relay: drain rate, commit-to-consume latency, raw limits, memory',
+  parts: ['limits', 'drain', 'latency'],
+  run,
+};
+
+async function run({ reporter, quick, parts }: BenchRun): Promise<void> {
+  await warmUpKafka();
+  if (parts.includes('limits')) {
+    await measureLimits(reporter, quick ? { rows: 10_000, rounds: 1 } : { rows: 30_000, rounds: 2 });
+  }
+  if (parts.includes('drain')) {
+    const shardCounts = [2, 1, 4];
+    await measureDrain(
+      reporter,
+      quick ? { rows: 20_000, rounds: 1, shardCounts } : { rows: 100_000, rounds: 2, shardCounts },
+    );
+  }
+  if (parts.includes('latency')) {
+    const common = { shardCounts: [1, 2], rates: [200, 500] };
+    await measureLatency(
+      reporter,
+      quick
+        ? { ...common, rounds: 1, warmUpSeconds: 1, seconds: 3, idleRows: 4 }
+        : { ...common, rounds: 2, warmUpSeconds: 3, seconds: 10, idleRows: 20 },
+    );
+  }
+}
