@@ -36,5 +36,6 @@ const program = spawn(pinnedNode, [...options, ...process.argv.slice(2)], {
   stdio: 'inherit',
   env: { ...process.env, PATH: `${path.dirname(pinnedNode)}${path.delimiter}${process.env.PATH}` },
 });
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => program.kill(signal));
+// A terminal sends Ctrl-C to the program as well; a second one would be an order to stop at once.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => program.kill('SIGTERM'));
 program.on('exit', (code, signal) => process.exit(code ?? (signal ? 1 : 0)));

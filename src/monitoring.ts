@@ -17,7 +17,7 @@ const LATENCY_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10
  * What the world sees of this process, on one address:
  *   /metrics  Prometheus: the SDK's own worker metrics and this service's beside them
  *   /livez    200 while the process turns its event loop
- *   /readyz   200 while its workers poll Temporal, 503 before and after. Outages of Kafka or Postgres don't count: a
+ *   /readyz   200 while its workers run, 503 before and after. Outages of Temporal, Kafka or Postgres don't count: a
  *             restart would not mend them.
  */
 export class Monitoring {

@@ -9,7 +9,7 @@ import type { Config } from './config.ts';
 import { type Deployment, settleDeployment } from './database/deployment.ts';
 import { migrate } from './database/migrate.ts';
 import { OutboxWakeUps } from './database/outboxWakeUps.ts';
-import { connect, openPool } from './database/postgres.ts';
+import { connect, fromPostgres, openPool } from './database/postgres.ts';
 import { describeError, OrchestratorError } from './domain/errors.ts';
 import { createKafka } from './kafka/client.ts';
 
@@ -66,12 +66,15 @@ export function temporalOptions(config: Pick<Config, 'temporalAddress'>) {
   };
 }
 
-async function prepareDatabase(config: Config, logger: Logger): Promise<Deployment> {
+/** The schema and this deployment's record in it; done by whichever worker, or `npm run migrate`, comes first. */
+export async function prepareDatabase(config: Config, logger: Logger): Promise<Deployment> {
   const migrations = await migrate(config.databaseUrl);
-  if (migrations.length > 0) logger.info({ migrations }, 'database migrated');
+  logger.info({ migrations }, migrations.length > 0 ? 'database migrated' : 'database is up to date');
   const client = await connect(config.databaseUrl, 0);
   try {
     return await settleDeployment(client, config.outbox.shards);
+  } catch (error) {
+    throw fromPostgres(error);
   } finally {
     await client.end();
   }
@@ -86,14 +89,15 @@ interface Patience<T> {
 
 const MAX_PAUSE_MS = 5_000;
 
-/** A dependency that is not up yet is waited for, with a line that says so; one that answers wrongly is not. */
+/** A dependency that is not up yet is waited for, with a line that says so; one that says no is not. */
 export async function untilUp<T>({ name, open, logger, signal }: Patience<T>): Promise<T> {
   for (let pause = 250; ; pause = Math.min(MAX_PAUSE_MS, pause * 2)) {
     signal.throwIfAborted();
     try {
       return await open();
     } catch (error) {
-      if (error instanceof OrchestratorError && !error.retryable) throw error;
+      if (error instanceof OrchestratorError && (!error.retryable || error.code === 'postgres_refused'))
+        throw error;
       logger.warn({ error: describeError(error) }, `waiting for ${name}`);
       await delay(pause, undefined, { signal });
     }

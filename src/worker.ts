@@ -2,8 +2,9 @@ import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Runtime, Worker, type WorkerOptions } from '@temporalio/worker';
-import { type Logger, pino } from 'pino';
+import { type Logger, pino, stdSerializers } from 'pino';
 import { createOutboxActivities } from './activities/outbox.ts';
 import { startSingletons } from './client.ts';
 import { type Config, ConfigError, readConfig } from './config.ts';
@@ -18,11 +19,18 @@ const EXIT = { stopped: 0, failed: 1, misconfigured: 2 } as const;
 
 /** Bounds how late a pause or the loss of a shard is noticed; well inside the relay's heartbeat timeout. */
 const MAX_HEARTBEAT_THROTTLE = '4 seconds';
+const SINGLETON_CHECK_MS = 30_000;
+/** What closing the connections may take beyond the workers' own bound. */
+const CLOSING_SECONDS = 5;
 
 async function main(): Promise<number> {
   const config = readConfig(process.env);
-  const logger = pino({ level: config.logLevel, base: { pid: process.pid } });
-  const stop = stopSignal(logger);
+  const logger = pino({
+    level: config.logLevel,
+    base: { pid: process.pid },
+    serializers: { error: (error) => (error instanceof Error ? stdSerializers.err(error) : error) },
+  });
+  const stop = stopSignal(config, logger);
   const monitoring = await Monitoring.start(config, logger);
   try {
     const resources = await openResources(config, logger, stop);
@@ -33,7 +41,8 @@ async function main(): Promise<number> {
     }
     return EXIT.stopped;
   } catch (error) {
-    if (stop.aborted) return EXIT.stopped;
+    // The wait for a dependency that was ended by the stop.
+    if (stop.aborted && error === stop.reason) return EXIT.stopped;
     throw error;
   } finally {
     await monitoring.close();
@@ -58,14 +67,27 @@ async function runWorkers({ config, logger, resources, monitoring, stop }: Runni
   };
   stop.addEventListener('abort', shutdown, { once: true });
   try {
-    const open = () => startSingletons(resources.temporal, config.taskQueue, resources.deployment);
-    await Promise.race([untilUp({ name: 'Temporal', open, logger, signal: stop }), ...running]);
-    logger.info({ taskQueue: config.taskQueue, outboxShards: config.outbox.shards }, 'worker started');
-    await Promise.race(running);
+    await Promise.race([keepSingletons({ config, logger, resources, stop }), ...running]);
   } finally {
     shutdown();
     await Promise.all(running);
     logger.info('worker stopped');
+  }
+}
+
+/** A relay that somebody terminated, or that failed, is back within half a minute: to stop one, pause it. */
+async function keepSingletons({
+  config,
+  logger,
+  resources,
+  stop,
+}: Omit<Running, 'monitoring'>): Promise<void> {
+  const open = () => startSingletons(resources.temporal, config.taskQueue, resources.deployment);
+  await untilUp({ name: 'Temporal', open, logger, signal: stop });
+  logger.info({ taskQueue: config.taskQueue, outboxShards: config.outbox.shards }, 'worker started');
+  while (!stop.aborted) {
+    await delay(SINGLETON_CHECK_MS, undefined, { signal: stop }).catch(() => {});
+    if (!stop.aborted) await untilUp({ name: 'Temporal', open, logger, signal: stop });
   }
 }
 
@@ -126,13 +148,19 @@ function workflowSource(): Pick<WorkerOptions, 'workflowBundle' | 'workflowsPath
 }
 
 /** Aborted by SIGTERM or SIGINT. An impatient second Ctrl-C ends the process at once. */
-function stopSignal(logger: Logger): AbortSignal {
+function stopSignal({ shutdownSeconds }: Config, logger: Logger): AbortSignal {
   const controller = new AbortController();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
       if (controller.signal.aborted && signal === 'SIGINT') process.exit(EXIT.failed);
+      if (controller.signal.aborted) return;
       logger.info({ signal }, 'stopping');
       controller.abort();
+      const late = () => {
+        logger.error('the stop took too long');
+        process.exit(EXIT.failed);
+      };
+      setTimeout(late, (shutdownSeconds + CLOSING_SECONDS) * 1000).unref();
     });
   }
   return controller.signal;

@@ -39,9 +39,13 @@ export async function measureLimits(
       reporter.emit(name, await runOnce(name, rows), 'rows/s', { rows, round });
     }
   }
-  reporter.compare('drain_1_shards', 'relay_without_temporal', 'what Temporal leaves of it');
+  reporter.compare(
+    'drain_1_shards',
+    'relay_without_temporal',
+    'what Temporal leaves of it (above 1: nothing to see)',
+  );
   reporter.compare('relay_without_temporal', 'loop_without_journal', 'what the journal leaves of it');
-  reporter.compare('relay_without_temporal', 'kafka_alone', 'how close to Kafka, the slower half or not');
+  reporter.compare('relay_without_temporal', 'kafka_alone', 'how close to Kafka');
   reporter.compare('relay_without_temporal', 'postgres_journal_alone', 'how close to Postgres');
   reporter.compare('postgres_journal_alone', 'postgres_plain_alone', 'what the journal costs in Postgres');
 }
@@ -52,7 +56,8 @@ async function runOnce(name: string, rows: number): Promise<number> {
   await using database = await outboxDatabase(1);
   const topic = await newTopic();
   if (needsRows) await fillOutbox(database.client, topic, rows);
-  return run({ database, topic, rows });
+  // Awaited here: the database goes when this function returns.
+  return await run({ database, topic, rows });
 }
 
 /** The relay itself, in this process. */
@@ -111,10 +116,8 @@ async function journalAlone({ database, rows }: Setting): Promise<number> {
     let { batch } = await journal.open(0, BATCH);
     while (batch) {
       const { number, batchId, records } = batch;
-      ({ batch } = await journal.settleAndOpen(
-        { number, batchId, seqs: records.map(({ seq }) => seq) },
-        BATCH,
-      ));
+      const seqs = records.map(({ seq }) => seq);
+      ({ batch } = (await journal.settleAndOpen({ number, batchId, seqs }, BATCH)).claim);
     }
   });
 }

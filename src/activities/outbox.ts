@@ -38,7 +38,7 @@ export function createOutboxActivities(dependencies: OutboxActivityDependencies)
         await relayOutboxShard(dependencies, { shard, stop, onProgress, ...createMeters(shard) });
         return reporter.latest;
       } catch (error) {
-        await reporter.waiting(describeError(error));
+        await reporter.ended(error);
         throw toFailure(error);
       } finally {
         clearInterval(ticking);
@@ -64,10 +64,8 @@ function createMeters(shard: number) {
     'one Kafka transaction',
   );
   return {
-    onBatch: ({ rows, seconds }: { rows: number; seconds: number }) => {
-      published.add(rows, tags);
-      latency.record(seconds, tags);
-    },
+    onPublished: (seconds: number) => latency.record(seconds, tags),
+    onSettled: (rows: number) => published.add(rows, tags),
     onRejected: (rows: number) => failed.add(rows, tags),
   };
 }
@@ -76,7 +74,7 @@ function createMeters(shard: number) {
 class Reporter {
   latest: OutboxRelayReport = { state: 'idle', totals: null, parked: 0, lastError: null };
   /** Carried from attempt to attempt by the heartbeat, so that an outage is reported once and not at every retry. */
-  private toldError: string | null = activityInfo().heartbeatDetails ?? null;
+  private toldCode: string | null = activityInfo().heartbeatDetails ?? null;
   private readonly workflow;
   private told = '';
   private toldAt = 0;
@@ -86,28 +84,33 @@ class Reporter {
   }
 
   tick(): void {
-    heartbeat(this.toldError);
+    heartbeat(this.toldCode);
     if (Date.now() - this.toldAt >= REPORT_INTERVAL_MS && this.latest.totals) void this.tell();
   }
 
-  async waiting(error: string): Promise<void> {
-    if (error === this.toldError) return;
-    this.latest = { ...this.latest, state: 'waiting', lastError: error };
-    await this.tell();
-    heartbeat(this.toldError);
+  /** An outage is told once for each kind of error: the hosts in its message may differ at every attempt. */
+  async ended(error: unknown): Promise<void> {
+    const code = error instanceof OrchestratorError ? error.code : 'unexpected';
+    // A relay that was replaced leaves quietly: the shard's state is its successor's to tell.
+    if (code === 'relay_fenced' || code === this.toldCode) return;
+    this.latest = { ...this.latest, state: 'waiting', lastError: describeError(error) };
+    if (await this.tell()) this.toldCode = code;
+    heartbeat(this.toldCode);
   }
 
   /** A report that Temporal cannot take is dropped: the next one, or the activity's result, carries the same totals. */
-  private async tell(): Promise<void> {
-    const report = this.latest;
-    const content = JSON.stringify(report);
-    if (content === this.told) return;
-    this.told = content;
+  private async tell(): Promise<boolean> {
+    const content = JSON.stringify(this.latest);
+    if (content === this.told) return true;
     this.toldAt = Date.now();
-    this.toldError = report.lastError;
-    await this.workflow.signal(RELAY_REPORT_SIGNAL, report).catch((error: unknown) => {
+    try {
+      await this.workflow.signal(RELAY_REPORT_SIGNAL, this.latest);
+      this.told = content;
+      return true;
+    } catch (error) {
       log.debug('report not delivered', { error: describeError(error) });
-    });
+      return false;
+    }
   }
 }
 

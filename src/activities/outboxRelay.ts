@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { type Claim, type OpenBatch, OutboxJournal } from '../database/outboxJournal.ts';
 import type { OutboxWakeUps } from '../database/outboxWakeUps.ts';
-import { connect } from '../database/postgres.ts';
+import { connect, fromPostgres } from '../database/postgres.ts';
 import { OrchestratorError } from '../domain/errors.ts';
 import { describeRejection, MAX_BATCH_ROWS, type OutboxRelayReport } from '../domain/outbox.ts';
 import { decideTakeover, type Mark, type OutboxTotals } from '../domain/outboxTakeover.ts';
@@ -25,7 +25,10 @@ export interface OutboxRelayRun {
   /** Aborted when the run is over: the batch under way is finished and settled, and no other is opened. */
   stop: AbortSignal;
   onProgress(report: OutboxRelayReport): void;
-  onBatch(batch: { rows: number; seconds: number }): void;
+  /** A batch is in Kafka; how long its transaction took. */
+  onPublished(seconds: number): void;
+  /** Its rows are marked. */
+  onSettled(rows: number): void;
   onRejected(rows: number): void;
 }
 
@@ -64,6 +67,8 @@ export async function relayOutboxShard(
     );
     const relay = new OutboxRelay(journal, dependencies, run);
     while (!run.stop.aborted) await relay.deliverWithFreshPublisher();
+  } catch (error) {
+    throw fromPostgres(error);
   } finally {
     await client.end().catch(() => {});
   }
@@ -101,6 +106,8 @@ class OutboxRelay {
 
   /** Brings Kafka and the journal to one state, and returns the batch that has to be sent again, if there is one. */
   private async recover(publisher: OutboxPublisher): Promise<OpenBatch | undefined> {
+    const { rejection } = this;
+    this.rejection = undefined;
     const mark = await publisher.initialise();
     const journal = await this.journal.read();
     this.totals = journal.totals;
@@ -110,12 +117,11 @@ class OutboxRelay {
       case 'stop':
         throw new OrchestratorError('shard_stopped', `shard ${this.run.shard}: ${decision.reason}`);
       case 'settle':
-        await this.journal.settle(journal.open!);
-        this.count(journal.open!.seqs.length);
+        this.count(await this.journal.settle(journal.open!));
         return undefined;
       case 'resend': {
         const batch = await this.journal.reload(journal.open!);
-        return this.rejection === undefined ? batch : this.narrow(batch, this.rejection);
+        return rejection === undefined ? batch : this.narrow(batch, rejection);
       }
       case 'proceed':
         await this.keepMark(publisher, mark, journal.settledAt);
@@ -137,7 +143,6 @@ class OutboxRelay {
     await this.journal.abandon(culprit && { seq: culprit.seq, reason: rejection });
     if (culprit) this.run.onRejected(1);
     this.limit = Math.max(1, Math.floor(batch.records.length / 2));
-    this.rejection = undefined;
   }
 
   /** Kafka forgets an offset a week after its last commit, so a shard without traffic renews its mark. */
@@ -167,19 +172,18 @@ class OutboxRelay {
     this.report('delivering');
     const started = performance.now();
     await publisher.publish(batch, batch.records);
-    this.run.onBatch({ rows: batch.records.length, seconds: (performance.now() - started) / 1000 });
+    this.run.onPublished((performance.now() - started) / 1000);
     this.limit = Math.min(MAX_BATCH_ROWS, this.limit * 2);
   }
 
   private async settle({ number, batchId, records }: OpenBatch): Promise<OpenBatch | undefined> {
     const settled = { number, batchId, seqs: records.map(({ seq }) => seq) };
     if (this.run.stop.aborted) {
-      await this.journal.settle(settled);
-      this.count(records.length);
+      this.count(await this.journal.settle(settled));
       return undefined;
     }
-    const claim = await this.journal.settleAndOpen(settled, this.limit);
-    this.count(records.length);
+    const { marked, claim } = await this.journal.settleAndOpen(settled, this.limit);
+    this.count(marked);
     return this.accept(claim);
   }
 
@@ -198,17 +202,19 @@ class OutboxRelay {
   private async waitForRows(): Promise<OpenBatch | undefined> {
     this.report('idle');
     await this.journal.setWaiting(true);
-    try {
-      for (let pause = BUSY_POLL_MS; !this.run.stop.aborted; pause = Math.min(MAX_POLL_MS, pause * 2)) {
-        await this.retryDue();
-        const claim = await this.journal.open(this.totals.batches, this.limit);
-        if (claim.batch || claim.rejected.length > 0) return this.accept(claim);
-        await this.dependencies.wakeUps.wait(pause, this.run.stop);
-      }
-      return undefined;
-    } finally {
-      await this.journal.setWaiting(false);
+    let claim: Claim | undefined;
+    for (
+      let pause = BUSY_POLL_MS;
+      !claim && !this.run.stop.aborted;
+      pause = Math.min(MAX_POLL_MS, pause * 2)
+    ) {
+      await this.retryDue();
+      const found = await this.journal.open(this.totals.batches, this.limit);
+      if (found.batch || found.rejected.length > 0) claim = found;
+      else await this.dependencies.wakeUps.wait(pause, this.run.stop);
     }
+    await this.journal.setWaiting(false);
+    return claim && this.accept(claim);
   }
 
   private accept({ batch, rejected }: Claim): OpenBatch | undefined {
@@ -231,6 +237,8 @@ class OutboxRelay {
 
   private count(rows: number): void {
     this.totals = { delivered: this.totals.delivered + rows, batches: this.totals.batches + 1 };
+    this.run.onSettled(rows);
+    this.report('delivering');
   }
 
   private report(state: OutboxRelayReport['state']): void {

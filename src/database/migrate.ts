@@ -1,6 +1,6 @@
 import path from 'node:path';
 import { runner } from 'node-pg-migrate';
-import { connect } from './postgres.ts';
+import { connect, fromPostgres, type Queryable } from './postgres.ts';
 
 /** Any number of workers may start at once: one migrates, the others wait for this advisory lock and find it done. */
 const MIGRATION_LOCK = 7_305_814_209;
@@ -10,7 +10,7 @@ const migrationsDirectory = path.join(import.meta.dirname, 'migrations');
 /**
  * Brings the schema up to date and returns the names of the migrations that ran now. Each runs in a transaction of its
  * own, so one that fails leaves no half of itself behind.
- * @throws OrchestratorError postgres_unavailable
+ * @throws OrchestratorError postgres_unavailable, postgres_refused
  */
 export async function migrate(databaseUrl: string): Promise<string[]> {
   const client = await connect(databaseUrl, 0);
@@ -21,7 +21,8 @@ export async function migrate(databaseUrl: string): Promise<string[]> {
       dir: migrationsDirectory,
       direction: 'up',
       migrationsSchema: 'orchestrator',
-      createMigrationsSchema: true,
+      // A role without CREATE on the database may not even say IF NOT EXISTS.
+      createMigrationsSchema: !(await hasSchema(client)),
       migrationsTable: 'migration',
       // Its own lock gives up where another run holds it; ours waits.
       noLock: true,
@@ -29,7 +30,14 @@ export async function migrate(databaseUrl: string): Promise<string[]> {
       log: () => {},
     });
     return applied.map(({ name }) => name);
+  } catch (error) {
+    throw fromPostgres(error);
   } finally {
     await client.end();
   }
+}
+
+async function hasSchema(client: Queryable): Promise<boolean> {
+  const { rows } = await client.query(`SELECT to_regnamespace('orchestrator') IS NOT NULL AS found`);
+  return rows[0].found;
 }

@@ -47,20 +47,24 @@ export interface OutboxBacklog {
 }
 
 /** Counting stops here: a gauge has to be cheap, and beyond this number only its growth matters. */
-const COUNT_LIMIT = 1_000_000;
+const COUNT_LIMIT = 100_000;
 
 /** What waits in each shard; read from the partial indexes, so its cost grows with the backlog and not with the table. */
 export async function readBacklog(client: Queryable, shards: number): Promise<OutboxBacklog[]> {
   const { rows } = await client.query<OutboxBacklog>(
     `SELECT shard, pending.count::int AS pending, parked.count::int AS parked,
-       greatest(0, extract(epoch FROM now() - pending.oldest))::float8 AS "oldestSeconds"
+       coalesce(greatest(0, extract(epoch FROM now() - oldest.created_at)), 0)::float8 AS "oldestSeconds"
      FROM generate_series(0, $1::int - 1) AS shard
      CROSS JOIN LATERAL (
-       SELECT count(*), coalesce(min(created_at), now()) AS oldest FROM (
-         SELECT created_at FROM public.core_outboxmessage
+       SELECT count(*) FROM (
+         SELECT FROM public.core_outboxmessage
          WHERE status = 'pending' AND ${shardExpression(shards)} = shard LIMIT ${COUNT_LIMIT}
        ) AS waiting
      ) AS pending
+     LEFT JOIN LATERAL (
+       SELECT created_at FROM public.core_outboxmessage
+       WHERE status = 'pending' AND ${shardExpression(shards)} = shard ORDER BY relay_seq LIMIT 1
+     ) AS oldest ON true
      CROSS JOIN LATERAL (
        SELECT count(*) FROM public.core_outboxmessage WHERE status = 'failed' AND ${shardExpression(shards)} = shard
      ) AS parked

@@ -13,6 +13,10 @@ export const ROW_COLUMNS = `
   headers::text AS headers, octet_length(payload::text) AS "valueBytes",
   CASE WHEN octet_length(payload::text) <= ${MAX_RECORD_BYTES} THEN payload::text END AS value`;
 
+/** A row's share of a record batch: what it carries, the id and the framing of record and headers (both at most 150). */
+const RECORD_BYTES = `(octet_length(payload::text) + octet_length(headers::text)
+  + octet_length(coalesce(partition_key, '')) + octet_length(idempotency_key) + 150)`;
+
 /**
  * The next rows of a shard ($1), in order of insertion: at most $2, and no more than fit into one batch by bytes, but
  * always the first. Both running sums are taken while the index is read: the first, of stored (compressed) sizes, keeps
@@ -22,8 +26,8 @@ export const ROW_COLUMNS = `
 export const claimQuery = (shards: number): string => `
   SELECT seq, id, "idempotencyKey", topic, key, attempts, headers, "valueBytes", value
   FROM (
-    SELECT ${ROW_COLUMNS},
-      sum(octet_length(payload::text)) OVER (ORDER BY relay_seq ROWS UNBOUNDED PRECEDING) AS running
+    SELECT ${ROW_COLUMNS}, ${RECORD_BYTES} AS bytes,
+      sum(${RECORD_BYTES}) OVER (ORDER BY relay_seq ROWS UNBOUNDED PRECEDING) AS running
     FROM (
       SELECT *,
         sum(pg_column_size(payload)) OVER (ORDER BY relay_seq ROWS UNBOUNDED PRECEDING) AS stored
@@ -38,5 +42,5 @@ export const claimQuery = (shards: number): string => `
     ) AS due
     WHERE stored - pg_column_size(payload) <= ${MAX_BATCH_BYTES}
   ) AS claim
-  WHERE running <= ${MAX_BATCH_BYTES} OR running = "valueBytes"
+  WHERE running <= ${MAX_BATCH_BYTES} OR running = bytes
   ORDER BY seq`;

@@ -57,6 +57,9 @@ export class OutboxJournal {
     // This session claims and marks by one partial index. The planner's statistics of a table that fills and drains
     // within seconds are always wrong, and one sequential scan over years of published rows would stall the shard.
     await client.query('SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off');
+    // A relay that freezes, or whose host vanishes, inside a transaction holds locks that its successor needs: Postgres
+    // ends such a session by itself.
+    await client.query(`SET idle_in_transaction_session_timeout = '5s'; SET statement_timeout = '10s'`);
     const { rows } = await client.query<{ epoch: string }>(
       `UPDATE orchestrator.outbox_journal SET epoch = epoch + 1, owner = $2, taken_at = now()
        WHERE shard = $1 RETURNING epoch`,
@@ -69,7 +72,10 @@ export class OutboxJournal {
         `shard ${shard} does not exist: there are 0 to ${shards - 1}`,
       );
     }
-    return new OutboxJournal(client, shard, shards, taken.epoch);
+    const journal = new OutboxJournal(client, shard, shards, taken.epoch);
+    // A killed relay leaves the flag behind, and every insert would notify.
+    await journal.setWaiting(false);
+    return journal;
   }
 
   /** @throws OrchestratorError relay_fenced */
@@ -112,19 +118,23 @@ export class OutboxJournal {
   }
 
   /** Marks the batch's rows published and opens the next batch in the same commit, which halves the commits. */
-  async settleAndOpen(batch: SettledBatch, limit: number): Promise<Claim> {
+  async settleAndOpen(batch: SettledBatch, limit: number): Promise<{ marked: number; claim: Claim }> {
     return inTransaction(this.client, async () => {
       const marked = await this.markPublished(batch);
       const rows = await this.claim(limit);
-      return this.advance({ from: batch.number - 1, settled: { ...batch, marked }, rows });
+      return {
+        marked,
+        claim: await this.advance({ from: batch.number - 1, settled: { ...batch, marked }, rows }),
+      };
     });
   }
 
-  /** Marks the batch's rows published and leaves none open. */
-  async settle(batch: SettledBatch): Promise<void> {
-    await inTransaction(this.client, async () => {
+  /** Marks the batch's rows published, leaves none open, and returns how many rows there were to mark. */
+  async settle(batch: SettledBatch): Promise<number> {
+    return inTransaction(this.client, async () => {
       const marked = await this.markPublished(batch);
       await this.advance({ from: batch.number - 1, settled: { ...batch, marked }, rows: [] });
+      return marked;
     });
   }
 

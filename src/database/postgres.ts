@@ -5,8 +5,8 @@ import { OrchestratorError } from '../domain/errors.ts';
 export type Queryable = Pick<pg.ClientBase, 'query'>;
 
 const CONNECT_TIMEOUT_MS = 5_000;
-/** A peer that vanished without a word (a cut network) is noticed by keep-alive and by this bound on any statement. */
-const STATEMENT_TIMEOUT_MS = 60_000;
+/** A server that vanished without a word (a cut network) is noticed by this bound on any statement. */
+const STATEMENT_TIMEOUT_MS = 15_000;
 
 const connectionOptions = (databaseUrl: string, statementTimeoutMs: number): pg.ClientConfig => ({
   connectionString: databaseUrl,
@@ -14,6 +14,7 @@ const connectionOptions = (databaseUrl: string, statementTimeoutMs: number): pg.
   connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
   query_timeout: statementTimeoutMs,
   keepAlive: true,
+  keepAliveInitialDelayMillis: 10_000,
 });
 
 /** A pool for short statements. An idle connection that breaks is dropped by the pool; the next query opens another. */
@@ -26,7 +27,7 @@ export function openPool(databaseUrl: string): pg.Pool {
 /**
  * A connection of one's own, for work that keeps state in the session. A statement that has no answer after
  * `statementTimeoutMs` fails (0: never).
- * @throws OrchestratorError postgres_unavailable
+ * @throws OrchestratorError postgres_unavailable, postgres_refused
  */
 export async function connect(
   databaseUrl: string,
@@ -40,19 +41,29 @@ export async function connect(
     return client;
   } catch (error) {
     await client.end().catch(() => {});
-    throw postgresUnavailable(error);
+    throw fromPostgres(error);
   }
 }
 
-export function postgresUnavailable(cause: unknown): OrchestratorError {
-  const reason = cause instanceof AggregateError ? cause.errors[0] : cause;
-  return new OrchestratorError(
-    'postgres_unavailable',
-    reason instanceof Error ? reason.message : String(reason),
-    {
-      cause,
-    },
-  );
+/** SQLSTATEs of a server that is starting, stopping, full or busy with others; what has no SQLSTATE is the network. */
+const OUTAGE = /^(08|53|57|25P03|40|55P03)/;
+
+/**
+ * Tells an outage, which passes by itself, from the server's own no: another password, a missing right, a statement it
+ * refuses. What pg does not throw (this service's own errors, a TypeError) is left as it is.
+ */
+export function fromPostgres(error: unknown): unknown {
+  const thrownByPg =
+    error instanceof Error && [Error, AggregateError, pg.DatabaseError].includes(error.constructor as never);
+  if (!thrownByPg) return error;
+  const reason = error instanceof AggregateError ? error.errors[0] : error;
+  const code =
+    reason instanceof pg.DatabaseError && !OUTAGE.test(reason.code ?? '')
+      ? 'postgres_refused'
+      : 'postgres_unavailable';
+  return new OrchestratorError(code, reason instanceof Error ? reason.message : String(reason), {
+    cause: error,
+  });
 }
 
 /** Runs `work` in one transaction: committed when it returns, rolled back when it throws. */
@@ -63,7 +74,8 @@ export async function inTransaction<T>(client: pg.ClientBase, work: () => Promis
     await client.query('COMMIT');
     return result;
   } catch (error) {
-    await client.query('ROLLBACK').catch(() => {});
+    // Not waited for: behind a statement that never answers it would not be answered either.
+    client.query('ROLLBACK').catch(() => {});
     throw error;
   }
 }

@@ -9,6 +9,7 @@ export const errorCatalogue = {
   invalid_message: { retryable: false },
   kafka_unavailable: { retryable: true },
   postgres_unavailable: { retryable: true },
+  postgres_refused: { retryable: true },
   batch_rejected: { retryable: true },
   relay_fenced: { retryable: true },
   shard_stopped: { retryable: false },

@@ -59,7 +59,7 @@ export interface RejectedRow {
  * below that with room for record framing. A single larger record travels alone, up to MAX_RECORD_BYTES.
  */
 export const MAX_BATCH_BYTES = 900_000;
-export const MAX_BATCH_ROWS = 1_000;
+export const MAX_BATCH_ROWS = 2_000;
 export const MAX_RECORD_BYTES = 1_000_000;
 
 /** Headers that the relay adds to those of the row. */
@@ -171,7 +171,7 @@ export interface OutboxRelayReport {
 /** The signal that carries an OutboxRelayReport; for the activity, not for people. */
 export const RELAY_REPORT_SIGNAL = 'report';
 
-const RELAY_WORKFLOW_ID = /^outbox-relay-(\d{1,3})$/;
+const RELAY_WORKFLOW_ID = /^outbox-relay-(0|[1-9]\d{0,2})$/;
 
 export const relayWorkflowId = (shard: number): string => `outbox-relay-${shard}`;
 

@@ -13,7 +13,6 @@ const REJECTIONS: Record<string, RejectionCode> = {
   TOPIC_AUTHORIZATION_FAILED: 'topic_forbidden', // 29
   POLICY_VIOLATION: 'topic_forbidden', // 44: the cluster's create-topic policy refuses it
   INVALID_TIMESTAMP: 'invalid_record', // 32
-  CORRUPT_MESSAGE: 'invalid_record', // 2
   INVALID_RECORD: 'invalid_record', // 87: for example no key on a compacted topic
 };
 
@@ -32,22 +31,42 @@ export class BatchRejectedError extends OrchestratorError {
   }
 }
 
-/** The one place where the client's errors get their meaning: rejected, fenced, or (all the rest) Kafka is away. */
+/** What an error of the client means to a relay: it was fenced, or (all the rest) Kafka is away. */
 export function fromKafka(error: unknown): OrchestratorError {
   if (error instanceof OrchestratorError) return error;
-  const root = rootCause(error);
-  const type = protocolType(root);
-  const message = root instanceof Error ? root.message : String(root);
-  const rejection = type && REJECTIONS[type];
-  if (rejection) return new BatchRejectedError({ code: rejection, message: `${type}: ${message}` }, error);
-  if (type && FENCED.has(type))
-    return new OrchestratorError('relay_fenced', `${type}: ${message}`, { cause: error });
-  return new OrchestratorError('kafka_unavailable', type ? `${type}: ${message}` : message, { cause: error });
+  const { type, message } = described(error);
+  return new OrchestratorError(FENCED.has(type) ? 'relay_fenced' : 'kafka_unavailable', message, {
+    cause: error,
+  });
 }
 
+/**
+ * Runs work that only concerns the records of a batch: what Kafka says against it, it says against them. The same
+ * answer to anything else (a mark, a transactional id) is no message's fault.
+ * @throws BatchRejectedError
+ */
+export async function rejectable<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    const { type, message } = described(error);
+    const code = REJECTIONS[type];
+    throw code ? new BatchRejectedError({ code, message }, error) : error;
+  }
+}
+
+function described(error: unknown): { type: string; message: string } {
+  const root = rootCause(error);
+  const type = protocolType(error) ?? '';
+  const message = root instanceof Error ? root.message : String(root);
+  return { type, message: type ? `${type}: ${message}` : message };
+}
+
+/** Kafka's name for an error, if it is Kafka that answered with one. */
 export function protocolType(error: unknown): string | undefined {
-  if (!(error instanceof KafkaJSProtocolError)) return undefined;
-  return error.code === PRODUCER_FENCED ? 'PRODUCER_FENCED' : error.type;
+  const root = rootCause(error);
+  if (!(root instanceof KafkaJSProtocolError)) return undefined;
+  return root.code === PRODUCER_FENCED ? 'PRODUCER_FENCED' : root.type;
 }
 
 function rootCause(error: unknown): unknown {

@@ -13,7 +13,7 @@ import { OrchestratorError } from '../domain/errors.ts';
 import type { OutboxRecord } from '../domain/outbox.ts';
 import type { Mark } from '../domain/outboxTakeover.ts';
 import type { PartitionPlan } from '../domain/topics.ts';
-import { fromKafka, protocolType } from './errors.ts';
+import { fromKafka, protocolType, rejectable } from './errors.ts';
 import { untilReady } from './patience.ts';
 import { createMissing, ensureTopics } from './topics.ts';
 
@@ -83,7 +83,9 @@ export class KafkajsOutboxPublisher implements OutboxPublisher {
 
   async initialise(): Promise<Mark | undefined> {
     return this.guarded(async () => {
-      await Promise.all([this.admin.connect(), this.producer.connect()]);
+      // One after the other: kafkajs goes on with a second attempt behind the back of a failed first one.
+      await this.admin.connect();
+      await this.producer.connect();
       await createMissing(this.admin, [{ topic: MARK_TOPIC, numPartitions: 2 }]);
       // The first transaction makes kafkajs send InitProducerId: this is where the fencing happens, and where Kafka
       // brings the predecessor's last transaction to its end before it answers.
@@ -96,11 +98,13 @@ export class KafkajsOutboxPublisher implements OutboxPublisher {
 
   async publish({ number, batchId }: Mark, records: OutboxRecord[]): Promise<void> {
     await this.guarded(async () => {
-      const topicMessages = this.toMessages(records, await this.countPartitions(records));
+      const topicMessages = await rejectable(async () =>
+        this.toMessages(records, await this.countPartitions(records)),
+      );
       const mark = { partition: MARK_PARTITION, offset: String(number), metadata: batchId };
       const transaction = await this.begin(mark);
       if (topicMessages.length > 0) {
-        const responses = await transaction.sendBatch({ topicMessages, acks: -1 });
+        const responses = await rejectable(() => transaction.sendBatch({ topicMessages, acks: -1 }));
         assertAllAcknowledged(topicMessages, responses);
       }
       await transaction.commit();

@@ -3,8 +3,8 @@ import { type PartitionPlan, plannedPartitions } from '../domain/topics.ts';
 import { protocolType } from './errors.ts';
 import { untilReady } from './patience.ts';
 
-/** What a broker says of a topic that was created a moment ago. */
-const NOT_YET = new Set(['UNKNOWN_TOPIC_OR_PARTITION', 'LEADER_NOT_AVAILABLE']);
+/** What brokers say of a topic that was created a moment ago. */
+const NOT_YET = new Set(['UNKNOWN_TOPIC_OR_PARTITION', 'LEADER_NOT_AVAILABLE', 'NOT_LEADER_FOR_PARTITION']);
 
 /**
  * The partition counts of `topics`, all of which exist afterwards: missing ones are created with the planned counts
@@ -19,12 +19,11 @@ export async function ensureTopics(
     admin,
     topics.map((topic) => ({ topic, numPartitions: plannedPartitions(topic, plan) })),
   );
-  const counts = new Map<string, number>();
-  await untilReady(`the leaders of ${topics.join(', ')}`, async () => {
-    for (const { name, partitions } of await describe(admin, topics)) counts.set(name, partitions.length);
-    return topics.every((topic) => counts.has(topic));
-  });
-  return counts;
+  await Promise.all(
+    topics.map((topic) => untilReady(`the leaders of ${topic}`, () => hasLeaders(admin, topic))),
+  );
+  const { topics: described } = await admin.fetchTopicMetadata({ topics });
+  return new Map(described.map(({ name, partitions }) => [name, partitions.length]));
 }
 
 /** Creates those of the topics that are not there yet. */
@@ -34,15 +33,17 @@ export async function createMissing(
 ): Promise<void> {
   const existing = new Set(await admin.listTopics());
   const missing = topics.filter(({ topic }) => !existing.has(topic));
-  // kafkajs's own wait for leaders gives up where a broker has not heard of the topic yet.
+  // kafkajs's own wait gives up where a broker has not heard of the topic yet, and ends before its leader is ready.
   if (missing.length > 0) await admin.createTopics({ topics: missing, waitForLeaders: false });
 }
 
-async function describe(admin: Admin, topics: string[]) {
+/** Only a partition's leader answers for its offsets. The topic may have been created by another shard just now. */
+async function hasLeaders(admin: Admin, topic: string): Promise<boolean> {
   try {
-    return (await admin.fetchTopicMetadata({ topics })).topics;
+    await admin.fetchTopicOffsets(topic);
+    return true;
   } catch (error) {
-    if (NOT_YET.has(protocolType(error) ?? '')) return [];
+    if (NOT_YET.has(protocolType(error) ?? '')) return false;
     throw error;
   }
 }

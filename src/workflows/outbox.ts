@@ -8,7 +8,6 @@ import {
   continueAsNew,
   defineQuery,
   defineSignal,
-  isCancellation,
   proxyActivities,
   setCurrentDetails,
   setHandler,
@@ -45,7 +44,8 @@ const RUN_SECONDS = 60;
  * worker: that the shard is relayed at all, the wait while Kafka or Postgres is away, pause and resume, the status.
  */
 export async function outboxRelay(input: OutboxRelayInput = {}): Promise<void> {
-  const relay = new Relay(checkedShard(), checked(input));
+  const shard = checkedShard();
+  const relay = new Relay(shard, checked(shard, input));
 
   setHandler(relayStatusQuery, () => relay.status, {
     description: 'what the shard is doing, its totals, its last error',
@@ -54,7 +54,10 @@ export async function outboxRelay(input: OutboxRelayInput = {}): Promise<void> {
     description: 'finishes the batch under way, then delivers no more',
   });
   setHandler(resumeRelaySignal, () => relay.resume(), { description: 'delivers again' });
-  setHandler(relayReportSignal, (report) => relay.accept(report));
+  setHandler(relayReportSignal, (report) => {
+    // Anybody can send a signal; one that makes no sense must not become a failing workflow task.
+    if (isReport(report)) relay.accept(report);
+  });
 
   while (!isHistoryLong(input.historyLimit)) {
     if (relay.paused) await condition(() => !relay.paused || isHistoryLong(input.historyLimit));
@@ -94,15 +97,18 @@ class Relay {
   }
 
   async runOnce(): Promise<void> {
+    const scope = new CancellationScope();
+    this.running = scope;
     try {
-      this.running = new CancellationScope();
       this.accept(
-        await this.running.run(() => this.relayOutbox({ shard: this.status.shard, runSeconds: RUN_SECONDS })),
+        await scope.run(() => this.relayOutbox({ shard: this.status.shard, runSeconds: RUN_SECONDS })),
       );
     } catch (error) {
       const stopped = stopReason(error);
       if (stopped !== undefined) this.pause(stopped);
-      else if (!(isCancellation(error) && this.paused)) throw error;
+      // However the activity of a paused relay ended (it may have failed on its way out), it was asked to. A workflow
+      // that is cancelled as a whole ends.
+      else if (!scope.consideredCancelled || CancellationScope.current().consideredCancelled) throw error;
     } finally {
       this.running = undefined;
     }
@@ -168,17 +174,38 @@ function checkedShard(): number {
   );
 }
 
-const STATES: OutboxRelayState[] = ['delivering', 'idle', 'paused', 'waiting'];
+const STATES: unknown[] = ['delivering', 'idle', 'paused', 'waiting'] satisfies OutboxRelayState[];
+/** A run has three events before its first line: with fewer it would only ever continue as new. */
+const MIN_HISTORY = 5;
 
-function checked(input: unknown): OutboxRelayInput {
-  if (typeof input !== 'object' || input === null || Array.isArray(input)) {
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
+function isReport(report: unknown): report is OutboxRelayReport {
+  if (!isObject(report) || report.state === 'paused' || !STATES.includes(report.state)) return false;
+  const { totals, parked, lastError } = report;
+  const counted = totals === null || (isObject(totals) && areNumbers(totals.delivered, totals.batches));
+  return counted && areNumbers(parked) && (lastError === null || typeof lastError === 'string');
+}
+
+function isStatusOf(shard: number, status: unknown): status is OutboxRelayStatus {
+  if (!isObject(status) || status.shard !== shard || !STATES.includes(status.state)) return false;
+  return areNumbers(status.delivered_total, status.batches_total, status.parked);
+}
+
+const areNumbers = (...values: unknown[]): boolean => values.every((value) => typeof value === 'number');
+
+function checked(shard: number, input: unknown): OutboxRelayInput {
+  if (!isObject(input)) {
     throw invalidInput(`outboxRelay takes no input, or an object: got ${JSON.stringify(input)}`);
   }
   const { status, historyLimit } = input as OutboxRelayInput;
-  if (historyLimit !== undefined && !Number.isInteger(historyLimit)) {
-    throw invalidInput(`historyLimit must be a whole number: got ${JSON.stringify(historyLimit)}`);
+  if (historyLimit !== undefined && !(Number.isInteger(historyLimit) && historyLimit >= MIN_HISTORY)) {
+    throw invalidInput(
+      `historyLimit must be a whole number from ${MIN_HISTORY} on: got ${JSON.stringify(historyLimit)}`,
+    );
   }
-  if (status !== undefined && !STATES.includes(status?.state)) {
+  if (status !== undefined && !isStatusOf(shard, status)) {
     throw invalidInput(
       `status is what an earlier run left, for a start leave it out: got ${JSON.stringify(status)}`,
     );

@@ -34,6 +34,8 @@ function properties(data: string, ports: Ports): Record<string, string | number>
     'group.initial.rebalance.delay.ms': 0,
     'offsets.topic.replication.factor': 1,
     'offsets.topic.num.partitions': 4,
+    // The relays' marks are offsets: a shard that is paused for longer than the default week must find its own again.
+    'offsets.retention.minutes': 525_600,
     'transaction.state.log.replication.factor': 1,
     'transaction.state.log.min.isr': 1,
     'transaction.state.log.num.partitions': 4,

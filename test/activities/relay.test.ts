@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { pino } from 'pino';
 import { outboxDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { readTopics, uniqueTopic } from '../support/kafka.ts';
@@ -69,6 +70,22 @@ test('an idle shard is woken by an insert, and asks for it only while it waits',
   assert.equal(await waiting(), false, 'a relay that has stopped is not waiting');
 });
 
+test('batches stay within what Kafka takes, whatever part of a row is large', async () => {
+  await using database = await outboxDatabase();
+  const topic = uniqueTopic();
+  await using reader = await readTopics([topic]);
+  const key = 'k'.repeat(200);
+  const headers = { trace: 'x'.repeat(400), more: 'y'.repeat(400) };
+  const rows = Array.from({ length: 3_000 }, (_, number) => ({ topic, key, headers, payload: { number } }));
+  await insertRows(database.client, rows);
+  const refused: string[] = [];
+  const logger = pino({ level: 'warn' }, { write: (line) => void refused.push(line) });
+  await using _relay = startRelay(database, 0, { logger });
+  await eventually('all rows', () => reader.received.length >= rows.length);
+  assertExactlyOnceInOrder(reader.received, rows);
+  assert.deepEqual(refused, [], 'no batch was rejected on the way');
+});
+
 test('a stop finishes and settles the batch under way', async () => {
   await using database = await outboxDatabase();
   const topic = uniqueTopic();
@@ -83,6 +100,7 @@ test('a stop finishes and settles the batch under way', async () => {
   );
   assert.equal(journals[0].open_batch, null, 'no batch is left open');
   const { published = 0 } = await countByStatus(database.client);
+  assert.equal(relay.reports.at(-1)?.totals?.delivered, published, 'the last report knows of it');
   assert.equal(Number(journals[0].delivered_total), published, 'the total is what is marked');
   await eventually('what is marked to be readable', () => reader.received.length === published);
 

@@ -2,14 +2,26 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { suite, test } from 'node:test';
+import kafkajs from 'kafkajs';
 import type { Deployment } from '../../src/database/deployment.ts';
+import { OutboxJournal } from '../../src/database/outboxJournal.ts';
+import { fromKafka } from '../../src/kafka/errors.ts';
 import type { OutboxPublisher } from '../../src/kafka/outboxPublisher.ts';
 import { outboxDatabase, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { readTopics, uniqueTopic } from '../support/kafka.ts';
-import { insertRows } from '../support/outbox.ts';
+import { countByStatus, insertRows } from '../support/outbox.ts';
 import { openPublisher, startRelay } from '../support/relay.ts';
 import { assertExactlyOnceInOrder, numberedRows } from '../support/sequences.ts';
+
+const { KafkaJSProtocolError } = kafkajs;
+const forbidden = {
+  type: 'TOPIC_AUTHORIZATION_FAILED',
+  code: 29,
+  name: 'x',
+  message: 'not authorized',
+  retriable: false,
+};
 
 type Database = TestDatabase & { deployment: Deployment };
 
@@ -120,6 +132,27 @@ suite('a relay that was replaced and does not know it', () => {
   });
 });
 
+test('a relay that froze inside its transaction does not hold up its successor', async () => {
+  await using database = await outboxDatabase();
+  const topic = uniqueTopic();
+  await using reader = await readTopics([topic]);
+  const rows = numberedRows({ topics: [topic], keys: 3, perKey: 10 });
+  await insertRows(database.client, rows);
+  const frozen = await database.connect();
+  await OutboxJournal.takeOver(frozen, 0, 1, 'frozen');
+  // As far as a relay gets that is stopped between marking its rows and the commit.
+  await frozen.query('BEGIN');
+  await frozen.query(`UPDATE core_outboxmessage SET status = 'published'`);
+  await frozen.query('UPDATE orchestrator.outbox_journal SET owner = owner');
+  const deliver = async () => {
+    await using relay = startRelay(database, 0);
+    await Promise.race([relay.done, eventually('delivery', () => reader.received.length >= rows.length)]);
+  };
+  // Temporal's part: what fails is tried again.
+  await eventually('a successor to deliver', () => deliver().then(() => true));
+  assertExactlyOnceInOrder(reader.received, rows);
+});
+
 suite('a takeover that finds a contradiction', () => {
   test('stops the shard when Kafka has more than Postgres knows of', async () => {
     await using database = await outboxDatabase();
@@ -140,6 +173,20 @@ suite('a takeover that finds a contradiction', () => {
       message: /Postgres knows batch 0 .* Kafka knows batch 1/,
     });
     assert.equal(reader.received.length, 3, 'nothing was sent');
+  });
+
+  test('which Kafka made by refusing the mark is an outage and no message is blamed', async () => {
+    await using database = await outboxDatabase();
+    await insertRows(database.client, [{ topic: uniqueTopic(), key: 'k' }]);
+    await using relay = startRelay(database, 0, {
+      openPublisher: () => ({
+        initialise: () => Promise.reject(fromKafka(new KafkaJSProtocolError(forbidden))),
+        publish: () => Promise.reject(new Error('never called')),
+        close: () => Promise.resolve(),
+      }),
+    });
+    await assert.rejects(relay.done, { code: 'kafka_unavailable', message: /TOPIC_AUTHORIZATION_FAILED/ });
+    assert.deepEqual(await countByStatus(database.client), { pending: 1 });
   });
 
   test('stops the shard when Kafka has lost its mark', async () => {

@@ -45,7 +45,8 @@ export function startRelay(
     shard,
     stop: controller.signal,
     onProgress: (report) => reports.push(report),
-    onBatch: () => {},
+    onPublished: () => {},
+    onSettled: () => {},
     onRejected: () => {},
   }).finally(() => wakeUps.close());
   done.catch(() => {});

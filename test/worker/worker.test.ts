@@ -54,6 +54,27 @@ test('a worker sets up an empty database, starts the relays, delivers, and tells
   assert.match(metrics, /^temporal_worker_task_slots_available/m, "the SDK's own metrics are there too");
 });
 
+test('a relay that somebody terminated is started again', async () => {
+  await using world = await setUp();
+  await using worker = await startWorker(world.env);
+  await worker.ready();
+  const handle = world.namespace.client.workflow.getHandle('outbox-relay-0');
+  await eventually('the relay', () => handle.describe().then(({ status }) => status.name === 'RUNNING'));
+  await handle.terminate('by a test');
+  await eventually('the relay to be back', () =>
+    handle.describe().then(({ status }) => status.name === 'RUNNING'),
+  );
+});
+
+test('a wrong password ends the start with code 1 and one sentence', async () => {
+  const url = Object.assign(new URL(testStack().env().SA01_DATABASE_URL!), { password: 'not-this-one' }).href;
+  await using worker = await startWorker({ SA01_DATABASE_URL: url });
+  await eventually('its end', () => worker.ended);
+  assert.equal(await worker.end(), 1);
+  assert.match(worker.output, /postgres_refused: password authentication failed/);
+  assert.doesNotMatch(worker.output, /not-this-one|at file:/);
+});
+
 test('SIGTERM ends a worker in time with code 0, and its batch is settled', async () => {
   await using world = await setUp();
   await using worker = await startWorker(world.env);

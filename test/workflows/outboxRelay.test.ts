@@ -4,7 +4,7 @@ import { ApplicationFailure, CancelledFailure, heartbeat, sleep } from '@tempora
 import { WorkflowFailedError } from '@temporalio/client';
 import type { OutboxActivities } from '../../src/activities/outbox.ts';
 import { OrchestratorClient } from '../../src/client.ts';
-import type { OutboxRelayReport } from '../../src/domain/outbox.ts';
+import { type OutboxRelayReport, RELAY_REPORT_SIGNAL } from '../../src/domain/outbox.ts';
 import {
   outboxRelay,
   pauseRelaySignal,
@@ -92,6 +92,21 @@ suite('pause and resume', () => {
     await relay.becomes('paused');
   });
 
+  test('an activity that fails on its way out does not fail the relay', async () => {
+    let runs = 0;
+    await using relay = await relayWith(async () => {
+      runs += 1;
+      if (runs > 1) return idleUntilCancelled();
+      await idleUntilCancelled();
+      throw new Error('Kafka is away');
+    });
+    await eventually('the first run', () => runs === 1);
+    await relay.handle.signal(pauseRelaySignal);
+    await relay.handle.signal(resumeRelaySignal);
+    await eventually('the second run', () => runs === 2);
+    assert.equal((await relay.handle.describe()).status.name, 'RUNNING');
+  });
+
   test('a paused relay stays paused in its next run, and a late report does not wake it', async () => {
     await using relay = await relayWith(() => idleUntilCancelled(), [{ historyLimit: 5 }]);
     await relay.handle.signal(pauseRelaySignal);
@@ -127,6 +142,24 @@ suite('status', () => {
         last_error: null,
       },
     );
+  });
+
+  test('is not harmed by reports that make no sense', async () => {
+    await using relay = await relayWith(() => idleUntilCancelled());
+    for (const nonsense of [
+      undefined,
+      'x',
+      null,
+      [],
+      {},
+      { state: 'asleep' },
+      { state: 'idle', totals: 3, parked: 0 },
+    ]) {
+      await relay.handle.signal(RELAY_REPORT_SIGNAL, nonsense);
+    }
+    assert.equal((await relay.status()).state, 'idle');
+    await relay.handle.signal(pauseRelaySignal);
+    await relay.becomes('paused');
   });
 
   test('survives continue-as-new', async () => {
@@ -183,6 +216,14 @@ suite('bad input fails the workflow at once', () => {
     ['input that is no object', 'outbox-relay-0', ['abc'], /takes no input, or an object: got "abc"/],
     ['input that is a list', 'outbox-relay-0', [[1]], /got \[1\]/],
     ['a history limit that is no number', 'outbox-relay-0', [{ historyLimit: 'x' }], /historyLimit/],
+    [
+      'a history limit that leaves no room',
+      'outbox-relay-0',
+      [{ historyLimit: 1 }],
+      /historyLimit .* from 5 on/,
+    ],
+    ['a shard number with leading zeros', 'outbox-relay-007', [], /"outbox-relay-007" names no shard/],
+    ['the status of another shard', 'outbox-relay-0', [{ status: { shard: 5, state: 'idle' } }], /status/],
     ['a status that is none', 'outbox-relay-0', [{ status: { state: 'asleep' } }], /status/],
   ] as const) {
     test(name, async () => {
