@@ -3,7 +3,7 @@
 import { spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, Connection } from '@temporalio/client';
-import { OrchestratorClient } from '../src/client.ts';
+import { OrchestratorClient, type OutboxRelayStatus } from '../src/client.ts';
 import { freePort } from '../stack/ports.ts';
 import type { Stack } from '../stack/stack.ts';
 import { createTestStack } from '../stack/testStack.ts';
@@ -63,7 +63,7 @@ async function disturb(stack: Stack, first: WorkerProcess): Promise<WorkerProces
   return worker;
 }
 
-async function statuses(stack: Stack): Promise<unknown[]> {
+async function statuses(stack: Stack): Promise<OutboxRelayStatus[]> {
   const connection = await Connection.connect({ address: stack.env().SA01_TEMPORAL_HOST! });
   const orchestrator = new OrchestratorClient(new Client({ connection }));
   try {
@@ -72,6 +72,17 @@ async function statuses(stack: Stack): Promise<unknown[]> {
     );
   } finally {
     await connection.close();
+  }
+}
+
+/** The relays report every ten seconds at most: waits until their totals are those of all rows. */
+async function settledStatuses(stack: Stack): Promise<OutboxRelayStatus[]> {
+  const deadline = Date.now() + 30_000;
+  for (;;) {
+    const told = await statuses(stack);
+    const delivered = told.reduce((sum, { delivered_total }) => sum + delivered_total, 0);
+    if (delivered === ROWS || Date.now() > deadline) return told;
+    await sleep(500);
   }
 }
 
@@ -90,10 +101,11 @@ async function run(stack: Stack): Promise<boolean> {
     say('all rows are written; waiting for the last to arrive');
     const deadline = Date.now() + PATIENCE_SECONDS * 1000;
     while (reader.received.length < ROWS && Date.now() < deadline) await sleep(100);
-    // What arrives twice arrives late: the relays report once they have been idle for a while.
+    const told = await settledStatuses(stack);
+    // What arrives twice may arrive late.
     await reader.quiet();
     const comparison = compare(committed, reader.received);
-    printReport({ comparison, statuses: await statuses(stack), seconds: (Date.now() - began) / 1000 });
+    printReport({ comparison, statuses: told, seconds: (Date.now() - began) / 1000 });
     return comparison.holds;
   } finally {
     await worker.end('SIGTERM');

@@ -84,6 +84,8 @@ class Reporter {
   }
 
   tick(): void {
+    // The relay works again: its next outage is news.
+    if (this.latest.totals) this.toldCode = null;
     heartbeat(this.toldCode);
     if (Date.now() - this.toldAt >= REPORT_INTERVAL_MS && this.latest.totals) void this.tell();
   }

@@ -1,5 +1,7 @@
 import path from 'node:path';
 import { runner } from 'node-pg-migrate';
+import pg from 'pg';
+import { OrchestratorError } from '../domain/errors.ts';
 import { connect, fromPostgres, type Queryable } from './postgres.ts';
 
 /** Any number of workers may start at once: one migrates, the others wait for this advisory lock and find it done. */
@@ -31,10 +33,21 @@ export async function migrate(databaseUrl: string): Promise<string[]> {
     });
     return applied.map(({ name }) => name);
   } catch (error) {
-    throw fromPostgres(error);
+    throw await judged(client, error);
   } finally {
     await client.end();
   }
+}
+
+/** The runner wraps some of the server's answers in plain errors. A server that still talks to us has said no. */
+async function judged(client: Queryable, error: unknown): Promise<unknown> {
+  const judgement = fromPostgres(error);
+  if (error instanceof pg.DatabaseError || !(judgement instanceof OrchestratorError)) return judgement;
+  const answers = await client.query('ROLLBACK').then(
+    () => true,
+    () => false,
+  );
+  return answers ? new OrchestratorError('postgres_refused', judgement.message, { cause: error }) : judgement;
 }
 
 async function hasSchema(client: Queryable): Promise<boolean> {
