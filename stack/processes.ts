@@ -132,7 +132,7 @@ function send(id: ProcessId, signal: NodeJS.Signals) {
   }
 }
 
-/** Starts a process in a session of its own, its output in `log` (the previous run's log is kept beside it). */
+/** Starts a process detached from this one, its output in `log` (the previous run's log is kept beside it). */
 export function launch({ command, args, ...options }: Launch, log: string): ProcessId {
   if (existsSync(log)) renameSync(log, `${log}.previous`);
   const output = openSync(log, 'a');

@@ -54,11 +54,11 @@ export class OutboxJournal {
    * @throws OrchestratorError unknown_shard
    */
   static async takeOver(client: pg.ClientBase, shard: number, shards: number, owner: string) {
-    // This session claims and marks by one partial index. The planner's statistics of a table that fills and drains
+    // This connection claims and marks by one partial index. The planner's statistics of a table that fills and drains
     // within seconds are always wrong, and one sequential scan over years of published rows would stall the shard.
     await client.query('SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off');
     // A relay that freezes, or whose host vanishes, inside a transaction holds locks that its successor needs: Postgres
-    // ends such a session by itself.
+    // closes such a connection by itself.
     await client.query(`SET idle_in_transaction_session_timeout = '5s'; SET statement_timeout = '10s'`);
     const { rows } = await client.query<{ epoch: string }>(
       `UPDATE orchestrator.outbox_journal SET epoch = epoch + 1, owner = $2, taken_at = now()

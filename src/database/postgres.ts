@@ -25,7 +25,7 @@ export function openPool(databaseUrl: string): pg.Pool {
 }
 
 /**
- * A connection of one's own, for work that keeps state in the session. A statement that has no answer after
+ * A connection of one's own, for work that keeps state on it. A statement that has no answer after
  * `statementTimeoutMs` fails (0: never).
  * @throws OrchestratorError postgres_unavailable, postgres_refused
  */

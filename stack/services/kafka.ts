@@ -39,7 +39,7 @@ function properties(data: string, ports: Ports): Record<string, string | number>
     'transaction.state.log.replication.factor': 1,
     'transaction.state.log.min.isr': 1,
     'transaction.state.log.num.partitions': 4,
-    // After a crash the controller refuses the new broker until the old one's session has ended.
+    // After a crash the controller refuses the new broker until the old one's registration has run out.
     'broker.session.timeout.ms': 3000,
     'broker.heartbeat.interval.ms': 500,
     // A broker with nobody to hand its partitions to need not try for long.

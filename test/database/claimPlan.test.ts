@@ -57,7 +57,7 @@ async function insert(client: pg.Client, { status, rows, key }: Series): Promise
   );
 }
 
-/** The session as the relay's: whatever takeOver sets for the planner is set here too. */
+/** The connection as the relay's: whatever takeOver sets for the planner is set here too. */
 async function relaySession(database: Database) {
   const client = await database.connect();
   const journal = await OutboxJournal.takeOver(client, SHARD, SHARDS, 'test');

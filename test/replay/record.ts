@@ -73,11 +73,13 @@ await becomes('paused');
 // By the CLI, as anybody would who has a history to add: the SDK's own conversion fails in this version.
 const address = stack.env().SA01_TEMPORAL_HOST!;
 const shown = ['workflow', 'show', '--workflow-id', workflowId, '--output', 'json'];
-const history = execFileSync(await temporalCli(), [
+const printed = execFileSync(await temporalCli(), [
   ...shown,
   '--address',
   address,
   '--namespace',
   namespace.name,
 ]);
+// Stack traces tell where this checkout lies, which is nobody's business and no part of the replay.
+const history = printed.toString().replaceAll(`${process.cwd()}/`, '');
 writeFileSync(path.join(import.meta.dirname, 'histories', `${name}.json`), history);
