@@ -1,0 +1,11 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { runRound } from './round.ts';
+
+const seed = 20_251_224;
+const seconds = 40;
+
+test(`random faults for ${seconds} s (seed ${seed}): nothing lost, nothing twice, all in order`, async (context) => {
+  const { rows, faults } = await runRound(seed, seconds, (line) => context.diagnostic(line));
+  assert.ok(rows > 0 && faults > 0);
+});
