@@ -45,22 +45,20 @@ async function write(databaseUrl: string): Promise<Map<string, number>> {
   return new Map(Object.entries(JSON.parse(output) as Record<string, number>));
 }
 
-/** Kills the worker twice and takes Kafka away once, while rows are being written. Returns the worker that is left. */
-async function disturb(stack: Stack, first: WorkerProcess): Promise<WorkerProcess> {
-  let worker = first;
+/** Kills the worker twice, each time with a successor in its place, and takes Kafka away once. */
+async function disturb(stack: Stack, place: { worker: WorkerProcess }): Promise<void> {
   for (const pause of [8, 14]) {
     await sleep(pause * 1000);
-    await worker.end('SIGKILL');
-    say(`worker ${worker.process.pid} killed with -9`);
-    worker = await startWorker(stack);
-    say(`worker ${worker.process.pid} started`);
+    await place.worker.end('SIGKILL');
+    say(`worker ${place.worker.process.pid} killed with -9`);
+    place.worker = await startWorker(stack);
+    say(`worker ${place.worker.process.pid} started`);
   }
   await sleep(3_000);
   await stack.stop(['kafka']);
   say(`Kafka stopped for ${OUTAGE_SECONDS} s`);
   await sleep(OUTAGE_SECONDS * 1000);
   await stack.start(['kafka']);
-  return worker;
 }
 
 async function statuses(stack: Stack): Promise<OutboxRelayStatus[]> {
@@ -91,12 +89,12 @@ async function run(stack: Stack): Promise<boolean> {
   const ui = `http://127.0.0.1:${stack.ports.temporalUi}/namespaces/default/workflows`;
   say(`watch the workflows while this runs: ${ui}`);
   await using reader = await readCommitted(stack.env().SA01_KAFKA_BOOTSTRAP_SERVERS!, TOPIC);
-  let worker = await startWorker(stack);
+  const place = { worker: await startWorker(stack) };
   try {
-    await worker.ready();
-    say(`worker ${worker.process.pid} started; ${ROWS} rows with ${KEYS} keys are being written`);
+    await place.worker.ready();
+    say(`worker ${place.worker.process.pid} started; ${ROWS} rows with ${KEYS} keys are being written`);
     const writing = write(stack.env().SA01_DATABASE_URL!);
-    worker = await disturb(stack, worker);
+    await disturb(stack, place);
     const committed = await writing;
     say('all rows are written; waiting for the last to arrive');
     const deadline = Date.now() + PATIENCE_SECONDS * 1000;
@@ -108,7 +106,7 @@ async function run(stack: Stack): Promise<boolean> {
     printReport({ comparison, statuses: told, seconds: (Date.now() - began) / 1000 });
     return comparison.holds;
   } finally {
-    await worker.end('SIGTERM');
+    await place.worker.end('SIGTERM');
   }
 }
 

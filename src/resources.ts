@@ -9,7 +9,7 @@ import type { Config } from './config.ts';
 import { type Deployment, settleDeployment } from './database/deployment.ts';
 import { migrate } from './database/migrate.ts';
 import { OutboxWakeUps } from './database/outboxWakeUps.ts';
-import { connect, fromPostgres, openPool } from './database/postgres.ts';
+import { connect, disconnect, fromPostgres, openPool, withinReason } from './database/postgres.ts';
 import { describeError, OrchestratorError } from './domain/errors.ts';
 import { createKafka } from './kafka/client.ts';
 
@@ -40,7 +40,7 @@ export async function openResources(config: Config, logger: Logger, signal: Abor
   try {
     const deployment = await patiently('Postgres', () => prepareDatabase(config, logger));
     const pool = openPool(config.databaseUrl);
-    opened.push({ close: () => pool.end() });
+    opened.push({ close: () => withinReason(pool.end()) });
     const wakeUps = new OutboxWakeUps(config.databaseUrl);
     opened.push(wakeUps);
     const kafka = createKafka(config.kafka, logger);
@@ -76,7 +76,7 @@ export async function prepareDatabase(config: Config, logger: Logger): Promise<D
   } catch (error) {
     throw fromPostgres(error);
   } finally {
-    await client.end();
+    await disconnect(client);
   }
 }
 
@@ -89,7 +89,7 @@ interface Patience<T> {
 
 const MAX_PAUSE_MS = 5_000;
 
-/** A dependency that is not up yet is waited for, with a line that says so; one that says no is not. */
+/** A dependency that is not up yet is waited for, with a line that says why; a no of Postgres ends the start. */
 export async function untilUp<T>({ name, open, logger, signal }: Patience<T>): Promise<T> {
   for (let pause = 250; ; pause = Math.min(MAX_PAUSE_MS, pause * 2)) {
     signal.throwIfAborted();
@@ -99,7 +99,8 @@ export async function untilUp<T>({ name, open, logger, signal }: Patience<T>): P
       if (error instanceof OrchestratorError && (!error.retryable || error.code === 'postgres_refused'))
         throw error;
       logger.warn({ error: describeError(error) }, `waiting for ${name}`);
-      await delay(pause, undefined, { signal });
+      // An aborted wait is told by the check above, with the reason of the stop.
+      await delay(pause, undefined, { signal }).catch(() => {});
     }
   }
 }

@@ -44,7 +44,7 @@ export class WorkerProcess implements AsyncDisposable {
     return this.process.exitCode !== null || this.process.signalCode !== null;
   }
 
-  /** Waits until it polls Temporal; fails with what it said if it ends before. */
+  /** Waits until its workers run; fails with what it said if it ends before. */
   async ready(): Promise<void> {
     const deadline = Date.now() + READY_WITHIN_MS;
     while (!this.ended && Date.now() < deadline) {
@@ -58,9 +58,10 @@ export class WorkerProcess implements AsyncDisposable {
   /** Sends the signal and waits for the end: the exit code, or the signal's name. */
   async end(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<number | string> {
     if (!this.ended) {
-      const exit = once(this.process, 'exit');
+      // Its last words are there only when its streams are closed.
+      const closed = once(this.process, 'close');
       this.process.kill(signal);
-      await exit;
+      await closed;
     }
     return this.process.exitCode ?? this.process.signalCode!;
   }

@@ -76,6 +76,7 @@ class Reporter {
   /** Carried from attempt to attempt by the heartbeat, so that an outage is reported once and not at every retry. */
   private toldCode: string | null = activityInfo().heartbeatDetails ?? null;
   private readonly workflow;
+  private telling = Promise.resolve(true);
   private told = '';
   private toldAt = 0;
 
@@ -101,10 +102,16 @@ class Reporter {
   }
 
   /** A report that Temporal cannot take is dropped: the next one, or the activity's result, carries the same totals. */
-  private async tell(): Promise<boolean> {
+  private tell(): Promise<boolean> {
+    this.toldAt = Date.now();
+    // One after the other, so that the last word is the latest.
+    this.telling = this.telling.then(() => this.signalLatest());
+    return this.telling;
+  }
+
+  private async signalLatest(): Promise<boolean> {
     const content = JSON.stringify(this.latest);
     if (content === this.told) return true;
-    this.toldAt = Date.now();
     try {
       await this.workflow.signal(RELAY_REPORT_SIGNAL, this.latest);
       this.told = content;

@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { type Claim, type OpenBatch, OutboxJournal } from '../database/outboxJournal.ts';
 import type { OutboxWakeUps } from '../database/outboxWakeUps.ts';
-import { connect, fromPostgres } from '../database/postgres.ts';
+import { connect, disconnect, fromPostgres } from '../database/postgres.ts';
 import { OrchestratorError } from '../domain/errors.ts';
 import { describeRejection, MAX_BATCH_ROWS, type OutboxRelayReport } from '../domain/outbox.ts';
 import { decideTakeover, type Mark, type OutboxTotals } from '../domain/outboxTakeover.ts';
@@ -70,7 +70,7 @@ export async function relayOutboxShard(
   } catch (error) {
     throw fromPostgres(error);
   } finally {
-    await client.end().catch(() => {});
+    await disconnect(client);
   }
 }
 

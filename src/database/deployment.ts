@@ -55,6 +55,8 @@ async function readDeployment(client: Queryable, lock: 'FOR UPDATE'): Promise<De
  */
 async function setUpShards(client: Queryable, shards: number): Promise<void> {
   await client.query('UPDATE orchestrator.deployment SET outbox_shards = $1', [shards]);
+  // Writers queue up behind this request for the table: where it is held, give up soon and come again.
+  await client.query(`SET LOCAL lock_timeout = '3s'`);
   await client.query(
     `CREATE INDEX orchestrator_outbox_pending_${asInteger(shards)}
      ON public.core_outboxmessage ((${shardExpression(shards)}), relay_seq) WHERE status = 'pending'`,

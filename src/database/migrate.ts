@@ -2,7 +2,7 @@ import path from 'node:path';
 import { runner } from 'node-pg-migrate';
 import pg from 'pg';
 import { OrchestratorError } from '../domain/errors.ts';
-import { connect, fromPostgres, type Queryable } from './postgres.ts';
+import { connect, disconnect, fromPostgres, type Queryable } from './postgres.ts';
 
 /** Any number of workers may start at once: one migrates, the others wait for this advisory lock and find it done. */
 const MIGRATION_LOCK = 7_305_814_209;
@@ -35,7 +35,7 @@ export async function migrate(databaseUrl: string): Promise<string[]> {
   } catch (error) {
     throw await judged(client, error);
   } finally {
-    await client.end();
+    await disconnect(client);
   }
 }
 
@@ -47,7 +47,9 @@ async function judged(client: Queryable, error: unknown): Promise<unknown> {
     () => true,
     () => false,
   );
-  return answers ? new OrchestratorError('postgres_refused', judgement.message, { cause: error }) : judgement;
+  // Its message goes on with a stack trace.
+  const [message] = judgement.message.split('\n') as [string];
+  return answers ? new OrchestratorError('postgres_refused', message, { cause: error }) : judgement;
 }
 
 async function hasSchema(client: Queryable): Promise<boolean> {

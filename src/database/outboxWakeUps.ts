@@ -1,7 +1,7 @@
 import { EventEmitter, once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
-import { connect } from './postgres.ts';
+import { connect, disconnect } from './postgres.ts';
 
 const CHANNEL = 'somaagent_outbox';
 const RECONNECT_MS = 1_000;
@@ -46,7 +46,7 @@ export class OutboxWakeUps {
       await client.query(`LISTEN ${CHANNEL}`);
       await once(client, 'end', { signal: this.closed.signal });
     } finally {
-      await client.end().catch(() => {});
+      await disconnect(client);
     }
   }
 }

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { OrchestratorError } from '../domain/errors.ts';
 
@@ -7,6 +8,7 @@ export type Queryable = Pick<pg.ClientBase, 'query'>;
 const CONNECT_TIMEOUT_MS = 5_000;
 /** A server that vanished without a word (a cut network) is noticed by this bound on any statement. */
 const STATEMENT_TIMEOUT_MS = 15_000;
+const FAREWELL_MS = 2_000;
 
 const connectionOptions = (databaseUrl: string, statementTimeoutMs: number): pg.ClientConfig => ({
   connectionString: databaseUrl,
@@ -46,7 +48,7 @@ export async function connect(
 }
 
 /** SQLSTATEs of a server that is starting, stopping, full or busy with others; what has no SQLSTATE is the network. */
-const OUTAGE = /^(08|53|57|25P03|40|55P03)/;
+const OUTAGE = /^(08|53|57|58|40|25006|25P03|55P03)/;
 
 /**
  * Tells an outage, which passes by itself, from the server's own no: another password, a missing right, a statement it
@@ -64,6 +66,18 @@ export function fromPostgres(error: unknown): unknown {
   return new OrchestratorError(code, reason instanceof Error ? reason.message : String(reason), {
     cause: error,
   });
+}
+
+/** Closes a connection. One whose peer has fallen silent never answers the farewell, so that is waited for briefly. */
+export const disconnect = (client: pg.Client): Promise<void> => withinReason(client.end());
+
+export async function withinReason(farewell: Promise<void>): Promise<void> {
+  const timer = new AbortController();
+  await Promise.race([
+    farewell.catch(() => {}),
+    delay(FAREWELL_MS, undefined, { signal: timer.signal }).catch(() => {}),
+  ]);
+  timer.abort();
 }
 
 /** Runs `work` in one transaction: committed when it returns, rolled back when it throws. */

@@ -9,6 +9,7 @@ export const errorCatalogue = {
   invalid_message: { retryable: false },
   kafka_unavailable: { retryable: true },
   postgres_unavailable: { retryable: true },
+  // Somebody may mend it while a relay waits; a start does not wait for that.
   postgres_refused: { retryable: true },
   batch_rejected: { retryable: true },
   relay_fenced: { retryable: true },
@@ -37,6 +38,9 @@ export class OrchestratorError extends Error {
 export function describeError(error: unknown): string {
   if (error instanceof OrchestratorError) return `${error.code}: ${error.message}`;
   if (error instanceof AggregateError && error.errors.length > 0) return describeError(error.errors[0]);
-  if (error instanceof Error) return error.message || error.name;
+  if (error instanceof Error) {
+    const cause = error.cause instanceof Error ? `: ${error.cause.message}` : '';
+    return `${error.message || error.name}${cause}`;
+  }
   return String(error);
 }

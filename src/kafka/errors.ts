@@ -3,7 +3,7 @@ import { OrchestratorError } from '../domain/errors.ts';
 import type { Rejection, RejectionCode } from '../domain/outbox.ts';
 
 // kafkajs is CommonJS, and Node finds only some of its exports by name.
-const { KafkaJSNumberOfRetriesExceeded, KafkaJSProtocolError } = kafkajs;
+const { KafkaJSNonRetriableError, KafkaJSProtocolError } = kafkajs;
 
 /** Kafka's last word on these very records: a second try ends the same way, so the message is at fault. */
 const REJECTIONS: Record<string, RejectionCode> = {
@@ -11,6 +11,7 @@ const REJECTIONS: Record<string, RejectionCode> = {
   RECORD_LIST_TOO_LARGE: 'record_too_large', // 18: larger than a whole log segment
   INVALID_TOPIC_EXCEPTION: 'invalid_topic', // 17
   TOPIC_AUTHORIZATION_FAILED: 'topic_forbidden', // 29
+  OPERATION_NOT_ATTEMPTED: 'topic_forbidden', // 55: another topic of the same batch is forbidden, and named second
   POLICY_VIOLATION: 'topic_forbidden', // 44: the cluster's create-topic policy refuses it
   INVALID_TIMESTAMP: 'invalid_record', // 32
   INVALID_RECORD: 'invalid_record', // 87: for example no key on a compacted topic
@@ -73,6 +74,6 @@ function rootCause(error: unknown): unknown {
   // KafkaJSAggregateError, which kafkajs throws but does not export.
   if (error instanceof Error && 'errors' in error && Array.isArray(error.errors))
     return rootCause(error.errors[0]);
-  if (error instanceof KafkaJSNumberOfRetriesExceeded && error.cause) return rootCause(error.cause);
+  if (error instanceof KafkaJSNonRetriableError && error.cause) return rootCause(error.cause);
   return error;
 }

@@ -19,9 +19,7 @@ export async function ensureTopics(
     admin,
     topics.map((topic) => ({ topic, numPartitions: plannedPartitions(topic, plan) })),
   );
-  await Promise.all(
-    topics.map((topic) => untilReady(`the leaders of ${topic}`, () => hasLeaders(admin, topic))),
-  );
+  for (const topic of topics) await untilReady(`the leaders of ${topic}`, () => hasLeaders(admin, topic));
   const { topics: described } = await admin.fetchTopicMetadata({ topics });
   return new Map(described.map(({ name, partitions }) => [name, partitions.length]));
 }

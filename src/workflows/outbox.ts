@@ -88,7 +88,7 @@ class Relay {
       taskQueue: relayTaskQueue(workflowInfo().taskQueue),
       startToCloseTimeout: '3 minutes',
       // A worker that dies is noticed within this time; its successor takes the shard over.
-      heartbeatTimeout: '10 seconds',
+      heartbeatTimeout: '8 seconds',
       // Outages last as long as they last: no limit on attempts, and back within seconds of the return.
       retry: { initialInterval: '1 second', backoffCoefficient: 2, maximumInterval: '5 seconds' },
       cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,

@@ -128,6 +128,7 @@ suite('a relay that was replaced and does not know it', () => {
       code: 'relay_fenced',
       message: /another relay has taken over shard 0/,
     });
+    await eventually('the rows', () => reader.received.length >= rows.length);
     assertExactlyOnceInOrder(reader.received, rows);
   });
 });

@@ -3,19 +3,21 @@ import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { emptyDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
-import { readTopics, uniqueTopic } from '../support/kafka.ts';
-import type { Row } from '../support/outbox.ts';
+import { type Received, readTopics, uniqueTopic } from '../support/kafka.ts';
+import { insertRows, type Row } from '../support/outbox.ts';
 import { assertExactlyOnceInOrder } from '../support/sequences.ts';
 import { testStack } from '../support/stack.ts';
 import { startWorker, type TestNamespace, temporalNamespace } from '../support/worker.ts';
 import { disturb, type Scene } from './disturbances.ts';
 import { Random } from './random.ts';
-import { write } from './writers.ts';
+import { WRITER, write } from './writers.ts';
 
 const SHARDS = 2;
 const WORKERS = 2;
 const WRITERS = 4;
 const SETTLED_WITHIN = { withinMs: 180_000 };
+/** Enough to fall into every partition. */
+const CLOSING_KEYS = Array.from({ length: 80 }, (_, index) => `closing-${index}`);
 
 export interface RoundResult {
   rows: number;
@@ -58,8 +60,18 @@ export async function runRound(
     const faults = await disturbUntil(scene, until, say);
     await Promise.all(writing);
     await scene.stack.start(['kafka', 'postgres', 'temporal']);
+    await eventually('the last commits', () => areWritersGone(database.url));
+    await insertRows(
+      await database.connect(),
+      CLOSING_KEYS.map((key) => ({ topic, key })),
+    );
     const rows = await committedRows(database.url);
-    await eventually('all rows', () => reader.received.length >= rows.length, SETTLED_WITHIN);
+    // They are the last of every partition, so a row that was sent twice has arrived twice before them.
+    await eventually(
+      'the closing rows',
+      () => closingRows(reader.received) === CLOSING_KEYS.length,
+      SETTLED_WITHIN,
+    );
     await agreement(database.url, namespace, rows.length);
     assertExactlyOnceInOrder(reader.received, rows);
     return { rows: rows.length, faults };
@@ -76,6 +88,18 @@ async function disturbUntil(scene: Scene, until: AbortSignal, say: (line: string
     for (const worker of scene.workers)
       assert.ok(!worker.ended, `a worker ended by itself: ${worker.output.slice(-2_000)}`);
   }
+}
+
+const closingRows = (received: Received[]): number =>
+  received.filter(({ key }) => key?.startsWith('closing-')).length;
+
+/** A commit whose answer was lost may still be under way in the server. */
+async function areWritersGone(url: string): Promise<boolean> {
+  const found = await query<{ writers: number }>(
+    url,
+    `SELECT count(*)::int AS writers FROM pg_stat_activity WHERE application_name = '${WRITER}'`,
+  );
+  return found[0]?.writers === 0;
 }
 
 /** The table is the truth about what was committed, in the order of insertion. */

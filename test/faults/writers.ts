@@ -3,6 +3,8 @@ import pg from 'pg';
 import { insertRows } from '../support/outbox.ts';
 import type { Random } from './random.ts';
 
+/** By this name the server knows the connections of writers, also of those that gave up waiting for a commit. */
+export const WRITER = 'fault-writer';
 const KEYS = 500;
 /** One row in this many is large: batches are cut by bytes as well as by rows. */
 const LARGE_EVERY = 200;
@@ -25,6 +27,7 @@ export async function write({ url, topic, name, random, until }: WriterOptions):
   while (!until.aborted) {
     const client = new pg.Client({
       connectionString: url,
+      application_name: WRITER,
       connectionTimeoutMillis: 2_000,
       query_timeout: 5_000,
     });

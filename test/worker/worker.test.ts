@@ -44,7 +44,10 @@ test('a worker sets up an empty database, starts the relays, delivers, and tells
   });
   assert.equal(total, rows.length);
   assert.deepEqual(await countByStatus(world.database.client), { published: rows.length });
-  const metrics = await (await fetch(`http://${worker.metricsAddress}/metrics`)).text();
+  const metrics = await eventually('the gauges', async () => {
+    const text = await (await fetch(`http://${worker.metricsAddress}/metrics`)).text();
+    return text.includes('outbox_messages_pending') ? text : undefined;
+  });
   const published = [...metrics.matchAll(/^outbox_messages_published_total\{.*\} (\d+)$/gm)];
   assert.equal(
     published.reduce((sum, [, value]) => sum + Number(value), 0),
@@ -124,6 +127,9 @@ test('a worker that is started before its services waits for them and says so', 
     assert.equal(worker.ended, false);
     assert.equal((await fetch(`http://${worker.metricsAddress}/livez`)).status, 200);
     assert.equal((await fetch(`http://${worker.metricsAddress}/readyz`)).status, 503);
+    await using impatient = await startWorker(world.env);
+    await eventually('another to wait', () => impatient.output.includes('waiting for Temporal'));
+    assert.equal(await impatient.end('SIGTERM'), 0, impatient.output);
     await stack.start(['temporal']);
     await worker.ready();
   } finally {

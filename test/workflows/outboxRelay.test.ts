@@ -167,9 +167,9 @@ suite('status', () => {
       async () => report({ totals: { delivered: 11, batches: 3 } }),
       [{ historyLimit: 20 }],
     );
-    await eventually('a third run', async () => {
-      const { runId, raw } = await relay.namespace.client.workflow.getHandle('outbox-relay-0').describe();
-      return runId !== relay.handle.firstExecutionRunId && raw.workflowExecutionInfo !== null;
+    await eventually('another run', async () => {
+      const { runId } = await relay.namespace.client.workflow.getHandle('outbox-relay-0').describe();
+      return runId !== relay.handle.firstExecutionRunId;
     });
     assert.equal((await relay.status()).delivered_total, 11);
   });
