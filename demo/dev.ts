@@ -1,14 +1,36 @@
 // `npm run dev`: the embedded stack on the published ports and a worker on it, until Ctrl-C.
 import { once } from 'node:events';
+import path from 'node:path';
+import { identify, isAlive, type ProcessId, readRecord, terminate, writeRecord } from '../stack/processes.ts';
 import { Stack, StackError } from '../stack/stack.ts';
 import { WorkerProcess } from '../stack/workerProcess.ts';
 
+/** A worker and the `npm run dev` that started it. */
+interface WorkerRecord {
+  worker: ProcessId | undefined;
+  owner: ProcessId | undefined;
+}
+
 const stack = new Stack();
-try {
-  await stack.start();
-  const logFile = `${stack.directory}/worker.log`;
+const recordFile = path.join(stack.directory, 'worker.process.json');
+const logFile = path.join(stack.directory, 'worker.log');
+
+/** Ends the worker of an earlier run that was killed before it could do so itself. */
+async function endLeftover(): Promise<void> {
+  const { worker, owner } = readRecord<WorkerRecord>(recordFile) ?? {};
+  if (owner && isAlive(owner)) throw new StackError(`npm run dev runs already (process ${owner.pid}).`);
+  if (worker && isAlive(worker)) await terminate(worker, 'SIGTERM', 5_000);
+}
+
+async function startWorker(): Promise<WorkerProcess> {
   const worker = new WorkerProcess({ env: stack.env(), logFile });
+  const record: WorkerRecord = { worker: identify(worker.process.pid!), owner: identify(process.pid) };
+  writeRecord(recordFile, record);
   await worker.ready();
+  return worker;
+}
+
+function printAddresses({ metricsAddress }: WorkerProcess): void {
   const { kafka, redis, temporal, temporalUi, s3 } = stack.ports;
   console.log(`
   Temporal UI   http://localhost:${temporalUi}
@@ -17,7 +39,7 @@ try {
   Kafka         localhost:${kafka}
   Redis         redis://localhost:${redis}/0
   S3            http://localhost:${s3}
-  metrics       http://${worker.metricsAddress}/metrics   (/livez, /readyz)
+  metrics       http://${metricsAddress}/metrics   (/livez, /readyz)
   worker's log  ${logFile}
 
   Try, in another terminal:
@@ -27,6 +49,13 @@ try {
 
   Ctrl-C stops the worker and the stack; the data stays.
 `);
+}
+
+try {
+  await endLeftover();
+  await stack.start();
+  const worker = await startWorker();
+  printAddresses(worker);
   const interrupted = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => interrupted.abort());
   await Promise.race([once(worker.process, 'exit'), once(interrupted.signal, 'abort')]);
