@@ -77,23 +77,34 @@ suite('a relay killed with SIGKILL', () => {
 });
 
 suite('a relay that was replaced and does not know it', () => {
-  test('is refused by Kafka when it sends', async () => {
-    await using database = await outboxDatabase();
+  /** A relay that falls asleep where `sleepAt` says in its first batch, and the successor that took over meanwhile. */
+  async function replaced(sleepAt: 'before-send' | 'after-send') {
+    const stack = new AsyncDisposableStack();
+    const database = stack.use(await outboxDatabase());
     const topic = uniqueTopic();
-    await using reader = await readTopics([topic]);
+    const reader = stack.use(await readTopics([topic]));
     const rows = numberedRows({ topics: [topic], keys: 3, perKey: 10 });
     const wake = Promise.withResolvers<void>();
     const asleep = Promise.withResolvers<void>();
-    await using zombie = startRelay(database, 0, {
-      openPublisher: publisherWith(database, async (publish) => {
-        asleep.resolve();
-        await wake.promise;
-        await publish();
-      }),
+    const sleep = () => {
+      asleep.resolve();
+      return wake.promise;
+    };
+    const openPublisher = publisherWith(database, async (publish) => {
+      if (sleepAt === 'before-send') await sleep();
+      await publish();
+      if (sleepAt === 'after-send') await sleep();
     });
+    const zombie = stack.use(startRelay(database, 0, { openPublisher }));
     await insertRows(database.client, rows);
     await asleep.promise;
-    await using _successor = startRelay(database, 0);
+    stack.use(startRelay(database, 0));
+    return { database, topic, reader, rows, zombie, wake, [Symbol.asyncDispose]: () => stack.disposeAsync() };
+  }
+
+  test('is refused by Kafka when it sends', async () => {
+    await using scene = await replaced('before-send');
+    const { database, topic, reader, rows, zombie, wake } = scene;
     await eventually('the successor to deliver', () => reader.received.length === rows.length);
     wake.resolve();
     await assert.rejects(zombie.done, {
@@ -106,22 +117,8 @@ suite('a relay that was replaced and does not know it', () => {
   });
 
   test('is refused by Postgres when it settles', async () => {
-    await using database = await outboxDatabase();
-    const topic = uniqueTopic();
-    await using reader = await readTopics([topic]);
-    const rows = numberedRows({ topics: [topic], keys: 3, perKey: 10 });
-    const wake = Promise.withResolvers<void>();
-    const asleep = Promise.withResolvers<void>();
-    await using zombie = startRelay(database, 0, {
-      openPublisher: publisherWith(database, async (publish) => {
-        await publish();
-        asleep.resolve();
-        await wake.promise;
-      }),
-    });
-    await insertRows(database.client, rows);
-    await asleep.promise;
-    await using _successor = startRelay(database, 0);
+    await using scene = await replaced('after-send');
+    const { database, reader, rows, zombie, wake } = scene;
     await eventually('the successor to settle', async () => (await openBatch(database)) === null);
     wake.resolve();
     await assert.rejects(zombie.done, {

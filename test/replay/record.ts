@@ -4,7 +4,7 @@
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { ApplicationFailure, CancelledFailure, heartbeat, sleep } from '@temporalio/activity';
+import { ApplicationFailure } from '@temporalio/activity';
 import type { OutboxRelayReport } from '../../src/domain/outbox.ts';
 import {
   outboxRelay,
@@ -17,6 +17,8 @@ import { temporalCli } from '../../stack/stack.ts';
 import { createTestStack } from '../../stack/testStack.ts';
 import { eventually } from '../support/eventually.ts';
 import { stackEnvironment } from '../support/stack.ts';
+import { temporalNamespace } from '../support/worker.ts';
+import { beatUntilCancelled, runWorkflows } from '../support/workflows.ts';
 
 const [name] = process.argv.slice(2);
 if (!name || !/^[a-z0-9-]+$/.test(name))
@@ -36,22 +38,14 @@ async function relayOutbox(): Promise<OutboxRelayReport> {
   if (runs === 1) throw ApplicationFailure.create({ type: 'kafka_unavailable', message: 'no broker' });
   if (runs === 2) return report;
   if (runs === 3) throw ApplicationFailure.nonRetryable('Kafka knows more', 'shard_stopped');
-  const beating = setInterval(() => heartbeat(), 50);
-  try {
-    await sleep('1 hour');
-  } catch (error) {
-    if (!(error instanceof CancelledFailure)) throw error;
-  } finally {
-    clearInterval(beating);
-  }
+  await beatUntilCancelled();
   return report;
 }
 
 await using stack = await createTestStack((line) => console.error(line));
 await stack.start(['temporal']);
 Object.assign(process.env, stackEnvironment(stack));
-const { temporalNamespace } = await import('../support/worker.ts');
-const { runWorkflows } = await import('../support/workflows.ts');
+
 await using namespace = await temporalNamespace();
 await using _workers = await runWorkflows(namespace.name, 'record', { relayOutbox });
 

@@ -1,4 +1,5 @@
 import path from 'node:path';
+import { CancelledFailure, heartbeat, sleep } from '@temporalio/activity';
 import { bundleWorkflowCode, DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import type { OutboxActivities } from '../../src/activities/outbox.ts';
 import { relayTaskQueue } from '../../src/domain/outbox.ts';
@@ -6,6 +7,18 @@ import { testStack } from './stack.ts';
 
 // Workflows and activities that fail on purpose are no news here.
 Runtime.install({ logger: new DefaultLogger('ERROR') });
+
+/** What an idle shard's activity does: beats until it is cancelled. */
+export async function beatUntilCancelled(): Promise<void> {
+  const beating = setInterval(() => heartbeat(), 50);
+  try {
+    await sleep('1 hour');
+  } catch (error) {
+    if (!(error instanceof CancelledFailure)) throw error;
+  } finally {
+    clearInterval(beating);
+  }
+}
 
 let bundle: ReturnType<typeof bundleWorkflowCode> | undefined;
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
-import { ApplicationFailure, CancelledFailure, heartbeat, sleep } from '@temporalio/activity';
+import { ApplicationFailure, CancelledFailure } from '@temporalio/activity';
 import { WorkflowFailedError } from '@temporalio/client';
 import type { OutboxActivities } from '../../src/activities/outbox.ts';
 import { OrchestratorClient } from '../../src/client.ts';
@@ -14,7 +14,7 @@ import {
 } from '../../src/workflows/outbox.ts';
 import { eventually } from '../support/eventually.ts';
 import { temporalNamespace } from '../support/worker.ts';
-import { runWorkflows } from '../support/workflows.ts';
+import { beatUntilCancelled, runWorkflows } from '../support/workflows.ts';
 
 const taskQueue = 'test';
 const report = (overrides: Partial<OutboxRelayReport> = {}): OutboxRelayReport => ({
@@ -25,16 +25,8 @@ const report = (overrides: Partial<OutboxRelayReport> = {}): OutboxRelayReport =
   ...overrides,
 });
 
-/** Relays nothing until it is cancelled, as an idle shard's activity does. */
 async function idleUntilCancelled(): Promise<OutboxRelayReport> {
-  const beating = setInterval(() => heartbeat(), 50);
-  try {
-    await sleep('1 hour');
-  } catch (error) {
-    if (!(error instanceof CancelledFailure)) throw error;
-  } finally {
-    clearInterval(beating);
-  }
+  await beatUntilCancelled();
   return report();
 }
 
