@@ -58,7 +58,7 @@ export async function openResources(config: Config, logger: Logger, signal: Abor
 }
 
 /** Temporal's own variables and temporal.toml count first; SA01_TEMPORAL_HOST where they name no address. */
-export function temporalOptions(config: Pick<Config, 'temporalAddress'>) {
+function temporalOptions(config: Pick<Config, 'temporalAddress'>) {
   const { connectionOptions, namespace } = loadClientConnectConfig();
   return {
     connectionOptions: { ...connectionOptions, address: connectionOptions.address ?? config.temporalAddress },

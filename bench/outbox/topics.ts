@@ -3,7 +3,7 @@ import { eventually } from '../../test/support/eventually.ts';
 import { testKafka, uniqueTopic } from '../../test/support/kafka.ts';
 import { openPublisher } from '../../test/support/relay.ts';
 
-export const PARTITIONS = 6;
+const PARTITIONS = 6;
 
 /**
  * A new topic whose every partition answers. Kafka names the leaders of a new topic before they accept records, and

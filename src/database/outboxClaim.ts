@@ -9,7 +9,7 @@ export const AMONG_SEQS = `BETWEEN ($2::bigint[])[1] AND ($2::bigint[])[cardinal
 
 /** An OutboxRow. */
 export const ROW_COLUMNS = `
-  relay_seq AS seq, id, idempotency_key AS "idempotencyKey", topic, partition_key AS key, attempts,
+  relay_seq AS seq, id, idempotency_key AS "idempotencyKey", topic, partition_key AS key,
   headers::text AS headers, octet_length(payload::text) AS "valueBytes",
   CASE WHEN octet_length(payload::text) <= ${MAX_RECORD_BYTES} THEN payload::text END AS value`;
 
@@ -24,7 +24,7 @@ const RECORD_BYTES = `(octet_length(payload::text) + octet_length(headers::text)
  * Keys that a parked message holds back are left out; the list of those is empty on a good day.
  */
 export const claimQuery = (shards: number): string => `
-  SELECT seq, id, "idempotencyKey", topic, key, attempts, headers, "valueBytes", value
+  SELECT seq, id, "idempotencyKey", topic, key, headers, "valueBytes", value
   FROM (
     SELECT ${ROW_COLUMNS}, ${RECORD_BYTES} AS bytes,
       sum(${RECORD_BYTES}) OVER (ORDER BY relay_seq ROWS UNBOUNDED PRECEDING) AS running

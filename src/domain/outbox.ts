@@ -1,9 +1,6 @@
 import type { OutboxTotals } from './outboxTakeover.ts';
 import { isLegalTopic } from './topics.ts';
 
-/** `core_outboxmessage.status`, with the meanings that the platform gives them. */
-export type OutboxStatus = 'pending' | 'published' | 'failed' | 'dead';
-
 /** One pending row as the relay claims it. `seq` is the order of insertion; it is 64 bits wide, so it stays a string. */
 export interface OutboxRow {
   seq: string;
@@ -17,7 +14,6 @@ export interface OutboxRow {
   valueBytes: number;
   /** The headers column's JSON. */
   headers: string;
-  attempts: number;
 }
 
 /** What goes to Kafka for one row. */
@@ -63,8 +59,8 @@ export const MAX_BATCH_ROWS = 2_000;
 export const MAX_RECORD_BYTES = 1_000_000;
 
 /** Headers that the relay adds to those of the row. */
-export const IDEMPOTENCY_HEADER = 'idempotency_key';
-export const MESSAGE_ID_HEADER = 'message_id';
+const IDEMPOTENCY_HEADER = 'idempotency_key';
+const MESSAGE_ID_HEADER = 'message_id';
 
 const utf8Bytes = (text: string): number => new TextEncoder().encode(text).length;
 

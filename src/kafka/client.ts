@@ -9,7 +9,7 @@ export interface KafkaConnection {
 }
 
 /** A broker that does not answer within this time counts as away. */
-export const REQUEST_TIMEOUT_MS = 10_000;
+const REQUEST_TIMEOUT_MS = 10_000;
 
 /**
  * kafkajs reports every connection attempt as an error of its own. Whoever uses the client gets the error thrown and

@@ -45,7 +45,7 @@ export interface OutboxPublisherOptions {
  * Marks are group offsets, and an offset needs a topic to stand on. This one never holds a record. Deleting it deletes
  * the marks, and every shard stops at its next takeover rather than guess.
  */
-export const MARK_TOPIC = 'somaagent.outbox.marks';
+const MARK_TOPIC = 'somaagent.outbox.marks';
 const MARK_PARTITION = 0;
 const BARRIER_PARTITION = 1;
 

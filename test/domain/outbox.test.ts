@@ -21,7 +21,6 @@ const row = (fields: Partial<OutboxRow> = {}): OutboxRow => ({
   value: '{}',
   valueBytes: 2,
   headers: '{}',
-  attempts: 0,
   ...fields,
 });
 
