@@ -18,8 +18,16 @@ export interface OutboxTotals {
   batches: number;
 }
 
+/**
+ * The mark of a shard that has sent nothing. It is committed before the first batch is opened: without it "no mark"
+ * would mean the same before the first batch, and after the first batch and the loss of its mark.
+ */
+export const FIRST_MARK: Mark = { number: 0, batchId: '00000000-0000-0000-0000-000000000000' };
+
 export type TakeoverDecision =
   | { kind: 'proceed' }
+  /** A new shard: the first mark has to be committed before anything is opened. */
+  | { kind: 'begin' }
   /** Kafka has the open batch: its rows only have to be marked. */
   | { kind: 'settle' }
   /** Kafka does not have it, and never will (its producer is fenced): it has to be sent. */
@@ -43,13 +51,13 @@ export type TakeoverDecision =
 export function decideTakeover(journal: Journal, mark: Mark | undefined): TakeoverDecision {
   const { settled, open } = journal;
   if (open && mark && mark.number === open.number && mark.batchId === open.batchId) return { kind: 'settle' };
-  if (isExactly(settled, mark)) return { kind: open ? 'resend' : 'proceed' };
+  if (mark && isExactly(settled, mark)) return { kind: open ? 'resend' : 'proceed' };
+  if (!mark && !open && settled.number === FIRST_MARK.number) return { kind: 'begin' };
   return { kind: 'stop', reason: contradiction(journal, mark) };
 }
 
-function isExactly(settled: Journal['settled'], mark: Mark | undefined): boolean {
-  if (mark === undefined) return settled.number === 0;
-  return mark.number === settled.number && mark.batchId === settled.batchId;
+function isExactly({ number, batchId }: Journal['settled'], mark: Mark): boolean {
+  return mark.number === number && mark.batchId === (batchId ?? FIRST_MARK.batchId);
 }
 
 function contradiction({ settled, open }: Journal, mark: Mark | undefined): string {

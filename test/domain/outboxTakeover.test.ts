@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { decideTakeover, type Journal, type Mark } from '../../src/domain/outboxTakeover.ts';
+import { decideTakeover, FIRST_MARK, type Journal, type Mark } from '../../src/domain/outboxTakeover.ts';
 
 const journal = (number: number, batchId: string | null, openBatchId?: string): Journal => ({
   settled: { number, batchId },
@@ -11,8 +11,9 @@ const mark = (number: number, batchId: string): Mark => ({ number, batchId });
 
 describe('decideTakeover', () => {
   const sound: [name: string, journal: Journal, mark: Mark | undefined, kind: string][] = [
-    ['a new shard', journal(0, null), undefined, 'proceed'],
-    ['the first batch never got to Kafka', journal(0, null, 'a'), undefined, 'resend'],
+    ['a new shard', journal(0, null), undefined, 'begin'],
+    ['a shard that has sent nothing', journal(0, null), FIRST_MARK, 'proceed'],
+    ['the first batch never got to Kafka', journal(0, null, 'a'), FIRST_MARK, 'resend'],
     ['the first batch is in Kafka', journal(0, null, 'a'), mark(1, 'a'), 'settle'],
     ['everything is settled', journal(7, 'g'), mark(7, 'g'), 'proceed'],
     ['the open batch never got to Kafka', journal(7, 'g', 'h'), mark(7, 'g'), 'resend'],
@@ -29,6 +30,12 @@ describe('decideTakeover', () => {
       journal(7, 'g'),
       undefined,
       'Postgres knows batch 7 (g) as settled and none open, Kafka knows no batch at all',
+    ],
+    [
+      "the first batch is open, and Kafka lost the shard's offsets",
+      journal(0, null, 'a'),
+      undefined,
+      'Postgres knows batch 0 as settled and 1 (a) as open, Kafka knows no batch at all',
     ],
     [
       'Kafka lost the offsets, a batch is open',
@@ -97,17 +104,22 @@ describe('decideTakeover', () => {
     // Only what the journal can hold: before the first batch there is no id, and every batch has one of its own.
     .filter(({ number, settledId, openId }) => number === 0 || openId !== settledId)
     .map(({ number, settledId, openId }) => journal(number, number === 0 ? null : settledId, openId));
-  const anyMark = fc.option(fc.record({ number: number.map((n) => n + 1), batchId }), { nil: undefined });
+  const anyMark = fc.option(
+    fc.oneof(fc.constant(FIRST_MARK), fc.record({ number: number.map((n) => n + 1), batchId })),
+    { nil: undefined },
+  );
 
-  test('It settles, resends or proceeds for the exact matches only, and stops for all the rest', () => {
+  test('It settles, resends or proceeds for the exact matches only, begins with nothing, and stops for all the rest', () => {
     fc.assert(
       fc.property(anyJournal, anyMark, (held, found) => {
         const { settled, open } = held;
         const isOpen = found !== undefined && found.number === open?.number && found.batchId === open.batchId;
-        const isSettled =
-          (found === undefined && settled.number === 0) ||
-          (found?.number === settled.number && found.batchId === settled.batchId);
-        const expected = isOpen ? 'settle' : isSettled ? (open ? 'resend' : 'proceed') : 'stop';
+        const last = settled.number === 0 ? FIRST_MARK.batchId : settled.batchId;
+        const isSettled = found?.number === settled.number && found.batchId === last;
+        const isNew = found === undefined && settled.number === 0 && !open;
+        const settledKind = open ? 'resend' : 'proceed';
+        const otherwise = isNew ? 'begin' : 'stop';
+        const expected = isOpen ? 'settle' : isSettled ? settledKind : otherwise;
         assert.equal(decideTakeover(held, found).kind, expected);
       }),
       { numRuns: 2_000 },
