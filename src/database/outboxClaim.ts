@@ -13,34 +13,58 @@ export const ROW_COLUMNS = `
   headers::text AS headers, octet_length(payload::text) AS "valueBytes",
   CASE WHEN octet_length(payload::text) <= ${MAX_RECORD_BYTES} THEN payload::text END AS value`;
 
+/** The least bigint: below every relay_seq, also below those that somebody wrote by hand. */
+export const FROM_THE_START = '-9223372036854775808';
+
+/**
+ * The rows of shard $1 that may be sent, in terms of `message`. Left out are those that a parked row with a lower
+ * number holds back (of the same topic and key). The first line of that spares the look-ups while nothing is parked,
+ * and the rest are index look-ups for the rows that are read: their cost does not grow with what is parked.
+ *
+ * $3 and $4 are an OutboxFloor. It counts only while all of the parked rows that it knows of are parked still.
+ */
+export const claimable = (shards: number): string => `
+  status = 'pending' AND ${shardExpression(shards)} = $1
+  AND relay_seq > CASE WHEN cardinality($4::uuid[]) = 0 OR cardinality($4::uuid[]) = (
+      SELECT count(*) FILTER (WHERE status = 'failed') FROM public.core_outboxmessage WHERE id = ANY($4::uuid[])
+    ) THEN $3::bigint ELSE '${FROM_THE_START}'::bigint END
+  AND (NOT (SELECT EXISTS (SELECT FROM public.core_outboxmessage WHERE status = 'failed'))
+    OR partition_key IS NULL
+    OR NOT EXISTS (
+      SELECT FROM public.core_outboxmessage AS parked
+      WHERE parked.status = 'failed' AND parked.topic = message.topic
+        AND parked.partition_key = message.partition_key AND parked.relay_seq < message.relay_seq))`;
+
 /** A row's share of a record batch: what it carries, the id and the framing of record and headers (both at most 150). */
-const RECORD_BYTES = `(octet_length(payload::text) + octet_length(headers::text)
-  + octet_length(coalesce(partition_key, '')) + octet_length(idempotency_key) + 150)`;
+const RECORD_BYTES = `octet_length(value) + octet_length(headers) + octet_length(coalesce(key, ''))
+  + octet_length("idempotencyKey") + 150`;
 
 /**
  * The next rows of a shard ($1), in order of insertion: at most $2, and no more than fit into one batch by bytes, but
  * always the first. Both running sums are taken while the index is read: the first, of stored (compressed) sizes, keeps
  * large payloads that have no room in the batch from being read at all; the second is exact.
- * Keys that a parked message holds back are left out; the list of those is empty on a good day.
+ *
+ * OFFSET 0 keeps the planner from putting payload::text in place of each `value`: made once and not five times a row,
+ * it halves the time of a claim.
  */
 export const claimQuery = (shards: number): string => `
-  SELECT seq, id, "idempotencyKey", topic, key, headers, "valueBytes", value
+  SELECT seq, id, "idempotencyKey", topic, key, headers, octet_length(value) AS "valueBytes",
+    CASE WHEN octet_length(value) <= ${MAX_RECORD_BYTES} THEN value END AS value
   FROM (
-    SELECT ${ROW_COLUMNS}, ${RECORD_BYTES} AS bytes,
-      sum(${RECORD_BYTES}) OVER (ORDER BY relay_seq ROWS UNBOUNDED PRECEDING) AS running
+    SELECT *, ${RECORD_BYTES} AS bytes, sum(${RECORD_BYTES}) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) AS running
     FROM (
-      SELECT *,
-        sum(pg_column_size(payload)) OVER (ORDER BY relay_seq ROWS UNBOUNDED PRECEDING) AS stored
-      FROM public.core_outboxmessage
-      WHERE status = 'pending' AND ${shardExpression(shards)} = $1
-        AND (partition_key IS NULL OR (topic, partition_key) NOT IN (
-          SELECT topic, partition_key FROM public.core_outboxmessage
-          WHERE status = 'failed' AND partition_key IS NOT NULL
-        ))
-      ORDER BY relay_seq
-      LIMIT $2
-    ) AS due
-    WHERE stored - pg_column_size(payload) <= ${MAX_BATCH_BYTES}
+      SELECT relay_seq AS seq, id, idempotency_key AS "idempotencyKey", topic, partition_key AS key,
+        headers::text AS headers, payload::text AS value
+      FROM (
+        SELECT *, sum(pg_column_size(payload)) OVER (ORDER BY relay_seq ROWS UNBOUNDED PRECEDING) AS stored
+        FROM public.core_outboxmessage AS message
+        WHERE ${claimable(shards)}
+        ORDER BY relay_seq
+        LIMIT $2
+      ) AS due
+      WHERE stored - pg_column_size(payload) <= ${MAX_BATCH_BYTES}
+      ORDER BY seq OFFSET 0
+    ) AS row
   ) AS claim
   WHERE running <= ${MAX_BATCH_BYTES} OR running = bytes
   ORDER BY seq`;
