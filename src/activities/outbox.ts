@@ -1,13 +1,15 @@
 import { activityInfo, cancellationSignal, heartbeat, log, metricMeter } from '@temporalio/activity';
 import type { Client } from '@temporalio/client';
-import { ApplicationFailure } from '@temporalio/common';
 import { describeError, OrchestratorError } from '../domain/errors.ts';
 import { type OutboxRelayReport, RELAY_REPORT_SIGNAL } from '../domain/outbox.ts';
+import { toFailure } from './failure.ts';
 import { type OutboxRelayDependencies, relayOutboxShard } from './outboxRelay.ts';
 
 export interface OutboxActivityDependencies extends OutboxRelayDependencies {
   /** For the reports of an activity to its own workflow. */
   temporal: Client;
+  /** Sees to the delivery workflows of a shard's parked rows. */
+  startDeliveries(shard: number): Promise<void>;
 }
 
 /** The SDK sends on only as many heartbeats as the server needs. */
@@ -30,7 +32,11 @@ export function createOutboxActivities(dependencies: OutboxActivityDependencies)
     }): Promise<OutboxRelayReport> {
       const reporter = new Reporter(dependencies.temporal);
       const stop = AbortSignal.any([cancellationSignal(), AbortSignal.timeout(runMilliseconds(runSeconds))]);
-      const ticking = setInterval(() => reporter.tick(), TICK_MS);
+      const deliveries = new DeliveryStarter(() => dependencies.startDeliveries(shard));
+      const ticking = setInterval(() => {
+        reporter.tick();
+        if (reporter.latest.parked > 0) deliveries.tick();
+      }, TICK_MS);
       const onProgress = (report: OutboxRelayReport) => {
         reporter.latest = report;
       };
@@ -56,7 +62,12 @@ function createMeters(shard: number) {
     undefined,
     'rows delivered to Kafka',
   );
-  const failed = metricMeter.createCounter('outbox_messages_failed', undefined, 'rows that were parked');
+  const failed = metricMeter.createCounter(
+    'outbox_messages_failed',
+    undefined,
+    'attempts that Kafka refused',
+  );
+  const letters = metricMeter.createCounter('dlq_messages', undefined, 'rows that became dead letters');
   const latency = metricMeter.createHistogram(
     'outbox_publish_latency_seconds',
     'float',
@@ -66,8 +77,31 @@ function createMeters(shard: number) {
   return {
     onPublished: (seconds: number) => latency.record(seconds, tags),
     onSettled: (rows: number) => published.add(rows, tags),
-    onRejected: (rows: number) => failed.add(rows, tags),
+    onRejected: (rows: number, dead: number) => {
+      failed.add(rows, tags);
+      if (dead > 0) letters.add(dead, tags);
+    },
   };
+}
+
+/** Beside the relay and never in its way: one call at a time, and whatever fails is tried again a second later. */
+class DeliveryStarter {
+  private readonly start: () => Promise<void>;
+  private isBusy = false;
+
+  constructor(start: () => Promise<void>) {
+    this.start = start;
+  }
+
+  tick(): void {
+    if (this.isBusy) return;
+    this.isBusy = true;
+    this.start()
+      .catch((error: unknown) => log.debug('delivery workflows not started', { error: describeError(error) }))
+      .finally(() => {
+        this.isBusy = false;
+      });
+  }
 }
 
 /** Tells the workflow what the relay does: within a second of news, but not more often than every ten seconds. */
@@ -129,14 +163,3 @@ class Reporter {
  */
 const runMilliseconds = (runSeconds: number): number =>
   Math.round(runSeconds * 1000 * (0.75 + Math.random() / 4));
-
-/** The edge where this service's errors become Temporal's: what a retry cannot mend is told to the workflow as such. */
-function toFailure(error: unknown): unknown {
-  if (!(error instanceof OrchestratorError)) return error;
-  return ApplicationFailure.create({
-    message: error.message,
-    type: error.code,
-    nonRetryable: !error.retryable,
-    cause: error,
-  });
-}

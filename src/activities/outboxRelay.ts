@@ -1,19 +1,29 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import type { Deployment } from '../database/deployment.ts';
 import { type Claim, type OpenBatch, OutboxJournal } from '../database/outboxJournal.ts';
 import type { OutboxWakeUps } from '../database/outboxWakeUps.ts';
 import { connect, disconnect, fromPostgres } from '../database/postgres.ts';
 import { OrchestratorError } from '../domain/errors.ts';
-import { describeRejection, MAX_BATCH_ROWS, type OutboxRelayReport } from '../domain/outbox.ts';
-import { decideTakeover, type Mark, type OutboxTotals } from '../domain/outboxTakeover.ts';
+import {
+  composeBatch,
+  describeRejection,
+  MAX_BATCH_ROWS,
+  type OutboxRelayReport,
+  type Rejection,
+} from '../domain/outbox.ts';
+import { decideTakeover, FIRST_MARK, type Mark, type OutboxTotals } from '../domain/outboxTakeover.ts';
+import { isTopicLevel, type OutboxTopics } from '../domain/outboxTopics.ts';
 import { BatchRejectedError } from '../kafka/errors.ts';
 import type { OutboxPublisher } from '../kafka/outboxPublisher.ts';
 
 /** What a relay needs of the world. */
 export interface OutboxRelayDependencies {
   databaseUrl: string;
-  outboxShards: number;
+  deployment: Deployment;
   openPublisher(shard: number): OutboxPublisher;
+  /** What the relays of this process have learned of topics; it outlives their runs. */
+  topics: OutboxTopics;
   wakeUps: OutboxWakeUps;
   /** Who owns the shard, for people who look at the journal. */
   owner: string;
@@ -29,7 +39,8 @@ export interface OutboxRelayRun {
   onPublished(seconds: number): void;
   /** Its rows are marked. */
   onSettled(rows: number): void;
-  onRejected(rows: number): void;
+  /** Rows that were parked, and how many of them had no attempt left and are dead letters now. */
+  onRejected(rows: number, dead: number): void;
 }
 
 /** A shard that ran dry is polled this often at first: rows that come in a stream are found without being announced. */
@@ -46,12 +57,13 @@ const RENEW_MARK_AFTER_MS = 24 * 3_600_000;
  *   take over: fence in Postgres ─▶ fence in Kafka, read the mark ─▶ read the journal ─▶ decide
  *                                          ▲                                                 │
  *                     rejected: a new      │                                                 ▼
- *                     publisher, smaller   └──────── send n ◀── open n ──────── settle, resend or proceed
+ *                     publisher, narrower  └──────── send n ◀── open n ──────── settle, resend or proceed
  *                     batches                          │          ▲
  *                                                      └──────────┘ settle n and open n+1 in one commit
  *
  * Any error ends the run with all of its connections; the next run's takeover finds out what became of the open batch.
- * @throws OrchestratorError kafka_unavailable, postgres_unavailable, relay_fenced, shard_stopped, unknown_shard
+ * @throws OrchestratorError kafka_unavailable, postgres_unavailable, relay_fenced, shard_stopped, unknown_shard,
+ *   deployment_changed
  */
 export async function relayOutboxShard(
   dependencies: OutboxRelayDependencies,
@@ -62,7 +74,7 @@ export async function relayOutboxShard(
     const journal = await OutboxJournal.takeOver(
       client,
       run.shard,
-      dependencies.outboxShards,
+      dependencies.deployment,
       dependencies.owner,
     );
     const relay = new OutboxRelay(journal, dependencies, run);
@@ -83,12 +95,19 @@ class OutboxRelay {
   private parked = 0;
   private retryDueAt = 0;
   /** Why Kafka refused the batch that is open, until it is known which record is at fault. */
-  private rejection: string | undefined;
+  private rejected: BatchRejectedError | undefined;
+  /** What was known of topics when the batch was composed. */
+  private topicsVersion = 0;
 
   constructor(journal: OutboxJournal, dependencies: OutboxRelayDependencies, run: OutboxRelayRun) {
     this.journal = journal;
     this.dependencies = dependencies;
     this.run = run;
+    const { topics } = dependencies;
+    journal.compose = (rows) => {
+      this.topicsVersion = topics.version;
+      return composeBatch(rows, topics, Date.now());
+    };
   }
 
   /** Delivers until `stop`, or until Kafka rejects a batch, after which a publisher is not to be used again. */
@@ -98,7 +117,7 @@ class OutboxRelay {
       await this.deliver(publisher, await this.recover(publisher));
     } catch (error) {
       if (!(error instanceof BatchRejectedError)) throw error;
-      this.rejection = describeRejection(error.rejection);
+      this.rejected = error;
     } finally {
       await publisher.close();
     }
@@ -106,8 +125,8 @@ class OutboxRelay {
 
   /** Brings Kafka and the journal to one state, and returns the batch that has to be sent again, if there is one. */
   private async recover(publisher: OutboxPublisher): Promise<OpenBatch | undefined> {
-    const { rejection } = this;
-    this.rejection = undefined;
+    const { rejected } = this;
+    this.rejected = undefined;
     const mark = await publisher.initialise();
     const journal = await this.journal.read();
     this.totals = journal.totals;
@@ -121,8 +140,11 @@ class OutboxRelay {
         return undefined;
       case 'resend': {
         const batch = await this.journal.reload(journal.open!);
-        return rejection === undefined ? batch : this.narrow(batch, rejection);
+        return rejected ? this.narrow(batch, rejected) : batch;
       }
+      case 'begin':
+        await publisher.publish(FIRST_MARK, []);
+        return undefined;
       case 'proceed':
         await this.keepMark(publisher, mark, journal.settledAt);
         return undefined;
@@ -130,19 +152,35 @@ class OutboxRelay {
   }
 
   /**
-   * Kafka rejects a batch as a whole. Its rows go back and come again in batches of half the size, until the one that
-   * is at fault stands alone and is parked. Nothing is sent twice: a rejected transaction was never committed.
+   * Kafka rejects a batch as a whole. Its rows go back and come again: without the topic that is at fault, if Kafka
+   * named it or one record stood alone; with suspected topics each on its own; or in batches of half the size, until
+   * the record that is at fault stands alone and is parked. Nothing is sent twice: a rejected transaction was never
+   * committed.
    */
-  private async narrow(batch: OpenBatch, rejection: string): Promise<undefined> {
+  private async narrow({ records }: OpenBatch, { rejection, topic }: BatchRejectedError): Promise<undefined> {
     const { shard } = this.run;
-    const [culprit] = batch.records.length === 1 ? batch.records : [];
-    this.dependencies.logger.warn(
-      { shard, rows: batch.records.length, culprit: culprit?.id, rejection },
-      'batch rejected',
-    );
-    await this.journal.abandon(culprit && { seq: culprit.seq, reason: rejection });
-    if (culprit) this.run.onRejected(1);
-    this.limit = Math.max(1, Math.floor(batch.records.length / 2));
+    const { topics, logger } = this.dependencies;
+    const [alone] = records.length === 1 ? records : [];
+    const reason = describeRejection(rejection);
+    logger.warn({ shard, rows: records.length, message: alone?.id, topic, reason }, 'batch rejected');
+    if (isTopicLevel(rejection)) {
+      const culprit = topic ?? alone?.topic;
+      if (culprit === undefined) topics.suspect(new Set(records.map((record) => record.topic)));
+      else topics.condemn(culprit, rejection, Date.now());
+      await this.journal.abandon();
+      return;
+    }
+    // With what was learned of the topics meanwhile, the next batch is another one.
+    const outdated = topics.version !== this.topicsVersion;
+    await this.park(rejection, outdated ? undefined : alone);
+    if (!outdated) this.limit = Math.max(1, Math.floor(records.length / 2));
+  }
+
+  private async park(rejection: Rejection, culprit: OpenBatch['records'][number] | undefined): Promise<void> {
+    const dead = await this.journal.abandon(culprit && { seq: culprit.seq, rejection });
+    if (!culprit) return;
+    this.run.onRejected(1, dead);
+    this.retryDueAt = 0;
   }
 
   /** Kafka forgets an offset a week after its last commit, so a shard without traffic renews its mark. */
@@ -163,17 +201,25 @@ class OutboxRelay {
         batch = await this.nextBatch();
         continue;
       }
-      await this.publish(publisher, batch);
-      batch = await this.settle(batch);
+      batch = (await this.publish(publisher, batch)) ? await this.settle(batch) : undefined;
     }
   }
 
-  private async publish(publisher: OutboxPublisher, batch: OpenBatch): Promise<void> {
+  /** False if the batch was refused before anything of it was sent; its rows are claimed anew. */
+  private async publish(publisher: OutboxPublisher, batch: OpenBatch): Promise<boolean> {
     this.report('delivering');
     const started = performance.now();
-    await publisher.publish(batch, batch.records);
+    try {
+      await publisher.publish(batch, batch.records);
+    } catch (error) {
+      if (!(error instanceof BatchRejectedError) || error.topic === undefined) throw error;
+      await this.narrow(batch, error);
+      return false;
+    }
     this.run.onPublished((performance.now() - started) / 1000);
+    this.dependencies.topics.prove(new Set(batch.records.map(({ topic }) => topic)));
     this.limit = Math.min(MAX_BATCH_ROWS, this.limit * 2);
+    return true;
   }
 
   private async settle({ number, batchId, records }: OpenBatch): Promise<OpenBatch | undefined> {
@@ -200,7 +246,6 @@ class OutboxRelay {
 
   /** The shard has run dry: from here until rows are seen, writers wake the relay. */
   private async waitForRows(): Promise<OpenBatch | undefined> {
-    this.report('idle');
     await this.journal.setWaiting(true);
     let claim: Claim | undefined;
     for (
@@ -209,6 +254,8 @@ class OutboxRelay {
       pause = Math.min(MAX_POLL_MS, pause * 2)
     ) {
       await this.retryDue();
+      // Each time: people discard parked rows meanwhile, and others park some.
+      this.report('idle');
       const found = await this.journal.open(this.totals.batches, this.limit);
       if (found.batch || found.rejected.length > 0) claim = found;
       else await this.dependencies.wakeUps.wait(pause, this.run.stop);
@@ -217,14 +264,16 @@ class OutboxRelay {
     return claim && this.accept(claim);
   }
 
-  private accept({ batch, rejected }: Claim): OpenBatch | undefined {
-    if (rejected.length > 0) {
-      this.run.onRejected(rejected.length);
+  private accept({ batch, rejected, dead }: Claim): OpenBatch | undefined {
+    const [first] = rejected;
+    if (first) {
+      this.run.onRejected(rejected.length, dead);
       this.retryDueAt = 0;
+      // One line a batch: a flood of bad messages must not become a flood of lines. Each row has its own last_error.
+      const { row, rejection } = first;
       const { shard } = this.run;
-      for (const { row, rejection } of rejected) {
-        this.dependencies.logger.warn({ shard, message: row.id, rejection }, 'message parked');
-      }
+      const example = { id: row.id, topic: row.topic, reason: describeRejection(rejection) };
+      this.dependencies.logger.warn({ shard, rows: rejected.length, dead, example }, 'messages parked');
     }
     return batch;
   }

@@ -2,15 +2,17 @@ import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import { OrchestratorError } from '../domain/errors.ts';
 import {
+  type ComposedBatch,
   composeBatch,
-  describeRejection,
   type OutboxRecord,
   type OutboxRow,
   type RejectedRow,
 } from '../domain/outbox.ts';
 import type { Journal, OutboxTotals } from '../domain/outboxTakeover.ts';
-import { shardExpression } from './deployment.ts';
+import { type Deployment, deploymentChanged, readDeployment, shardExpression } from './deployment.ts';
 import { AMONG_SEQS, claimQuery, ROW_COLUMNS } from './outboxClaim.ts';
+import { OutboxFloor } from './outboxFloor.ts';
+import { type Culprit, park, retryDue } from './outboxParking.ts';
 import { inTransaction } from './postgres.ts';
 
 /** A batch that the journal holds as open: its rows are pending, and only this relay may send them. */
@@ -23,11 +25,16 @@ export interface OpenBatch {
 export interface Claim {
   /** Undefined when there was nothing to send. */
   batch: OpenBatch | undefined;
-  /** Rows that were parked now, because no record can be made of them. */
+  /** Rows that were parked now, because no record can be made of them or their topic is known to refuse it. */
   rejected: RejectedRow[];
+  /** How many of those had no attempt left and became dead letters. */
+  dead: number;
 }
 
-const NOTHING: Claim = { batch: undefined, rejected: [] };
+const NOTHING: Claim = { batch: undefined, rejected: [], dead: 0 };
+
+/** Decides which of the claimed rows go into the batch and which are parked. */
+export type Compose = (rows: OutboxRow[]) => ComposedBatch;
 
 /** What a batch has to be known by to be settled; the rows behind it may be gone from memory. */
 type SettledBatch = { number: number; batchId: string; seqs: string[] };
@@ -38,22 +45,35 @@ type SettledBatch = { number: number; batchId: string; seqs: string[] };
  */
 export class OutboxJournal {
   readonly shard: number;
+  readonly epoch: string;
   private readonly client: pg.ClientBase;
-  private readonly epoch: string;
   private readonly shards: number;
+  private readonly floor: OutboxFloor;
+  /** How claimed rows become a batch; the relay puts its knowledge of topics here. */
+  compose: Compose = composeBatch;
 
   private constructor(client: pg.ClientBase, shard: number, shards: number, epoch: string) {
     this.client = client;
     this.shard = shard;
     this.shards = shards;
     this.epoch = epoch;
+    this.floor = new OutboxFloor(client, shard, shards);
   }
 
   /**
-   * Raises the shard's epoch: from here on its former owner can write nothing. Committed before it returns.
-   * @throws OrchestratorError unknown_shard
+   * Raises the shard's epoch: from here on its former owner can write nothing. Committed before it returns. Waits while
+   * the number of shards is being changed, and is refused afterwards; not where it is the change itself (`held`, under
+   * holdDeployment) that takes over.
+   * @throws OrchestratorError unknown_shard, deployment_changed
    */
-  static async takeOver(client: pg.ClientBase, shard: number, shards: number, owner: string) {
+  static async takeOver(
+    client: pg.ClientBase,
+    shard: number,
+    deployment: Deployment,
+    owner: string,
+    { held = false } = {},
+  ) {
+    const { id, outboxShards: shards } = deployment;
     // This connection claims and marks by one partial index. The planner's statistics of a table that fills and drains
     // within seconds are always wrong, and one sequential scan over years of published rows would stall the shard.
     await client.query('SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off');
@@ -61,17 +81,15 @@ export class OutboxJournal {
     // closes such a connection by itself.
     await client.query(`SET idle_in_transaction_session_timeout = '5s'; SET statement_timeout = '10s'`);
     const { rows } = await client.query<{ epoch: string }>(
-      `UPDATE orchestrator.outbox_journal SET epoch = epoch + 1, owner = $2, taken_at = now()
-       WHERE shard = $1 RETURNING epoch`,
-      [shard, owner],
+      `WITH deployment AS MATERIALIZED (
+         SELECT 1 FROM orchestrator.deployment WHERE id = $3 AND outbox_shards = $4 ${held ? '' : 'FOR SHARE'}
+       )
+       UPDATE orchestrator.outbox_journal SET epoch = epoch + 1, owner = $2, taken_at = now()
+       FROM deployment WHERE shard = $1 RETURNING epoch`,
+      [shard, owner, id, shards],
     );
     const [taken] = rows;
-    if (!taken) {
-      throw new OrchestratorError(
-        'unknown_shard',
-        `shard ${shard} does not exist: there are 0 to ${shards - 1}`,
-      );
-    }
+    if (!taken) throw await refusal(client, shard, deployment);
     const journal = new OutboxJournal(client, shard, shards, taken.epoch);
     // A killed relay leaves the flag behind, and every insert would notify.
     await journal.setWaiting(false);
@@ -119,7 +137,7 @@ export class OutboxJournal {
 
   /** Marks the batch's rows published and opens the next batch in the same commit, which halves the commits. */
   async settleAndOpen(batch: SettledBatch, limit: number): Promise<{ marked: number; claim: Claim }> {
-    return inTransaction(this.client, async () => {
+    const step = await inTransaction(this.client, async () => {
       const marked = await this.markPublished(batch);
       const rows = await this.claim(limit);
       return {
@@ -127,6 +145,8 @@ export class OutboxJournal {
         claim: await this.advance({ from: batch.number - 1, settled: { ...batch, marked }, rows }),
       };
     });
+    await this.floor.raiseWhenDue();
+    return step;
   }
 
   /** Marks the batch's rows published, leaves none open, and returns how many rows there were to mark. */
@@ -140,47 +160,36 @@ export class OutboxJournal {
 
   /**
    * Forgets the open batch, which Kafka is known not to have: its rows are claimed anew, under the same number. Where
-   * it came down to one record that Kafka refuses, that row is parked.
+   * it came down to one record that Kafka refuses, that row is parked. Returns how many died of it.
    */
-  async abandon(rejected?: { seq: string; reason: string }): Promise<void> {
-    await inTransaction(this.client, async () => {
+  async abandon(culprit?: Culprit): Promise<number> {
+    return inTransaction(this.client, async () => {
       const { rowCount } = await this.client.query(
         `UPDATE orchestrator.outbox_journal SET open_batch = NULL, open_seqs = NULL WHERE shard = $1 AND epoch = $2`,
         [this.shard, this.epoch],
       );
       if (rowCount !== 1) throw this.fenced();
-      if (rejected) await this.park([rejected]);
+      return culprit ? park(this.client, this.shard, this.shards, [culprit]) : 0;
     });
+  }
+
+  /** Puts parked rows whose next attempt is due back among the pending; returns how many stay parked. */
+  async retryDue(): Promise<number> {
+    return retryDue(this.client, this.shard, this.shards);
   }
 
   /**
-   * Puts parked rows whose next attempt is due back among the pending, and counts those that stay parked. As for the
-   * platform's publisher, a row with attempts left and no next_retry_at is due at once.
+   * Tells writers (their trigger reads it) whether this shard's relay wants to be woken. Not worth an fsync. A relay that
+   * was replaced sets nothing: for a shard that is gone nobody would ever take the flag down again.
    */
-  async retryDue(): Promise<number> {
-    const ours = `status = 'failed' AND ${shardExpression(this.shards)} = $1`;
-    await this.client.query({
-      name: 'outbox-retry-due',
-      text: `UPDATE public.core_outboxmessage SET status = 'pending', next_retry_at = NULL
-             WHERE ${ours} AND coalesce(next_retry_at <= now(), attempts < max_attempts)`,
-      values: [this.shard],
-    });
-    const { rows } = await this.client.query<{ parked: string }>({
-      name: 'outbox-count-parked',
-      text: `SELECT count(*) AS parked FROM public.core_outboxmessage WHERE ${ours}`,
-      values: [this.shard],
-    });
-    return Number(rows[0]!.parked);
-  }
-
-  /** Tells writers (their trigger reads it) whether this shard's relay wants to be woken. Not worth an fsync. */
   async setWaiting(waiting: boolean): Promise<void> {
     await inTransaction(this.client, async () => {
       await this.client.query('SET LOCAL synchronous_commit = off');
       await this.client.query(
-        `INSERT INTO orchestrator.outbox_waiting (shard, waiting) VALUES ($1, $2)
+        `INSERT INTO orchestrator.outbox_waiting (shard, waiting)
+         SELECT shard, $2 FROM orchestrator.outbox_journal WHERE shard = $1 AND epoch = $3 FOR KEY SHARE
          ON CONFLICT (shard) DO UPDATE SET waiting = EXCLUDED.waiting`,
-        [this.shard, waiting],
+        [this.shard, waiting, this.epoch],
       );
     });
   }
@@ -189,8 +198,9 @@ export class OutboxJournal {
     const { rows } = await this.client.query<OutboxRow>({
       name: 'outbox-claim',
       text: claimQuery(this.shards),
-      values: [this.shard, limit],
+      values: [this.shard, limit, this.floor.seq, this.floor.parked],
     });
+    this.floor.passed(rows);
     return rows;
   }
 
@@ -207,10 +217,9 @@ export class OutboxJournal {
   /** The journal's step from one state to the next, refused where the epoch or the number is not the expected one. */
   private async advance(step: Step): Promise<Claim> {
     const { from, settled, rows } = step;
-    const { records, rejected } = composeBatch(rows);
-    await this.park(
-      rejected.map(({ row, rejection }) => ({ seq: row.seq, reason: describeRejection(rejection) })),
-    );
+    const { records, rejected } = this.compose(rows);
+    const culprits = rejected.map(({ row, rejection }) => ({ seq: row.seq, rejection }));
+    const dead = await park(this.client, this.shard, this.shards, culprits);
     const number = (settled?.number ?? from) + 1;
     const batch = records.length > 0 ? { number, batchId: randomUUID(), records } : undefined;
     const { rowCount } = await this.client.query({
@@ -232,27 +241,7 @@ export class OutboxJournal {
       ],
     });
     if (rowCount !== 1) throw this.fenced();
-    return { batch, rejected };
-  }
-
-  /**
-   * Parks rows: status `failed`, an attempt spent, and the next one due after 2^attempts seconds (the platform's own
-   * schedule) while attempts remain; after the last, failed_at is set and the row waits for a person. Later rows of
-   * the same key wait behind it.
-   */
-  private async park(rejected: { seq: string; reason: string }[]): Promise<void> {
-    if (rejected.length === 0) return;
-    await this.client.query(
-      `UPDATE public.core_outboxmessage AS message
-       SET status = 'failed', attempts = least(attempts, 2147483646) + 1, last_error = parked.reason,
-           failed_at = CASE WHEN attempts >= max_attempts - 1 THEN now() END,
-           next_retry_at = CASE WHEN attempts < max_attempts - 1
-             THEN now() + make_interval(secs => 2 ^ least(attempts + 1, ${MAX_BACKOFF_POWER})) END
-       FROM unnest($2::bigint[], $3::text[]) AS parked (seq, reason)
-       WHERE message.status = 'pending' AND ${shardExpression(this.shards)} = $1 AND message.relay_seq = parked.seq
-         AND message.relay_seq ${AMONG_SEQS}`,
-      [this.shard, rejected.map(({ seq }) => seq), rejected.map(({ reason }) => reason)],
-    );
+    return { batch, rejected, dead };
   }
 
   private fenced(): OrchestratorError {
@@ -261,6 +250,19 @@ export class OutboxJournal {
       `another relay has taken over shard ${this.shard} since epoch ${this.epoch}`,
     );
   }
+}
+
+async function refusal(
+  client: pg.ClientBase,
+  shard: number,
+  { id, outboxShards }: Deployment,
+): Promise<OrchestratorError> {
+  const now = await readDeployment(client);
+  if (now?.id !== id || now.outboxShards !== outboxShards) return deploymentChanged(outboxShards, now);
+  return new OrchestratorError(
+    'unknown_shard',
+    `shard ${shard} does not exist: there are 0 to ${outboxShards - 1}`,
+  );
 }
 
 interface Step {
@@ -278,6 +280,3 @@ interface JournalRow {
   open_batch: string | null;
   open_seqs: string[] | null;
 }
-
-/** No wait is longer than 2^20 seconds, twelve days: beyond 2^43 Postgres has no timestamps left. */
-const MAX_BACKOFF_POWER = 20;

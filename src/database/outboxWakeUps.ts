@@ -4,6 +4,8 @@ import type pg from 'pg';
 import { connect, disconnect } from './postgres.ts';
 
 const CHANNEL = 'somaagent_outbox';
+/** Wakes the relays that wait, at the end of the transaction; what the trigger on INSERT does for new rows. */
+export const WAKE_UP = `NOTIFY ${CHANNEL}`;
 const RECONNECT_MS = 1_000;
 
 /**

@@ -12,10 +12,14 @@ export const errorCatalogue = {
   // Somebody may mend it while a relay waits; a start does not wait for that.
   postgres_refused: { retryable: true },
   batch_rejected: { retryable: true },
+  message_rejected: { retryable: true },
   relay_fenced: { retryable: true },
   shard_stopped: { retryable: false },
   unknown_shard: { retryable: false },
   shard_count_mismatch: { retryable: false },
+  // Its worker opens again for the new deployment, or another one has the shard already.
+  deployment_changed: { retryable: true },
+  command_refused: { retryable: false },
 } as const satisfies Record<string, { retryable: boolean }>;
 
 export type ErrorCode = keyof typeof errorCatalogue;

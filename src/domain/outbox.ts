@@ -1,5 +1,6 @@
 import type { OutboxTotals } from './outboxTakeover.ts';
-import { isLegalTopic } from './topics.ts';
+import { OutboxTopics } from './outboxTopics.ts';
+import { isLegalTopic, type TopicFacts } from './topics.ts';
 
 /** One pending row as the relay claims it. `seq` is the order of insertion; it is 64 bits wide, so it stays a string. */
 export interface OutboxRow {
@@ -38,11 +39,15 @@ export const describeRejection = ({ code, message }: Rejection): string => `${co
 export const rejectionCodes = [
   'record_too_large',
   'invalid_topic',
-  'invalid_headers',
+  'unknown_topic',
   'topic_forbidden',
+  'invalid_headers',
   'invalid_record',
 ] as const;
 export type RejectionCode = (typeof rejectionCodes)[number];
+
+/** As it stands in a dead letter's `error_type`: why Kafka did not get it, or that a person gave it up. */
+export type DeadLetterCode = RejectionCode | 'discarded';
 
 export interface RejectedRow {
   row: OutboxRow;
@@ -60,16 +65,20 @@ export const MAX_RECORD_BYTES = 1_000_000;
 
 /** Headers that the relay adds to those of the row. */
 const IDEMPOTENCY_HEADER = 'idempotency_key';
-const MESSAGE_ID_HEADER = 'message_id';
+export const MESSAGE_ID_HEADER = 'message_id';
+/** On a row that replays a dead letter, with that letter's id. Its own `idempotency_key` header is the original one. */
+export const REPLAY_HEADER = 'replayed_dead_letter';
 
-const utf8Bytes = (text: string): number => new TextEncoder().encode(text).length;
+const encoder = new TextEncoder();
+const utf8Bytes = (text: string): number => encoder.encode(text).length;
 
-/** The record for a row, or the reason why there can be none. */
-export function toRecord(row: OutboxRow): OutboxRecord | Rejection {
-  if (!isLegalTopic(row.topic)) {
+/** The record for a row, or the reason why there can be none; `facts` of its topic, as far as they are known. */
+export function toRecord(row: OutboxRow, facts?: TopicFacts): OutboxRecord | Rejection {
+  const { seq, id, topic, key, value } = row;
+  if (!isLegalTopic(topic)) {
     return {
       code: 'invalid_topic',
-      message: `topic ${JSON.stringify(row.topic)} is no legal Kafka topic: expected 1 to 249 of a-z A-Z 0-9 . _ -`,
+      message: `topic ${JSON.stringify(topic)} is no legal Kafka topic: expected 1 to 249 of a-z A-Z 0-9 . _ -`,
     };
   }
   const headers = parseHeaders(row.headers);
@@ -79,23 +88,59 @@ export function toRecord(row: OutboxRow): OutboxRecord | Rejection {
       message: 'headers are not a flat JSON object of strings, which is all that Kafka headers can carry',
     };
   }
-  const bytes = row.valueBytes + utf8Bytes(row.key ?? '') + utf8Bytes(row.headers);
-  if (row.value === null || bytes > MAX_RECORD_BYTES) {
-    return {
-      code: 'record_too_large',
-      message: `payload, key and headers are ${bytes} bytes together: at most ${MAX_RECORD_BYTES} fit into a record`,
-    };
+  const bytes = recordBytes(row);
+  if (value === null || bytes > MAX_RECORD_BYTES) {
+    return tooLarge(bytes, `at most ${MAX_RECORD_BYTES} fit into a record`);
   }
-  const { seq, id, topic, key, value } = row;
+  return (
+    refusalBy(facts, { topic, key, bytes }) ?? {
+      seq,
+      id,
+      topic,
+      key,
+      value,
+      headers: { ...headers, ...relayHeaders(row, headers) },
+    }
+  );
+}
+
+/** Why a topic of which this is known takes no such message; at least `bytes` of payload, key and headers. */
+export function refusalBy(
+  facts: TopicFacts | undefined,
+  { topic, key, bytes }: { topic: string; key: string | null; bytes: number },
+): Rejection | undefined {
+  const limit = facts?.maxMessageBytes ?? bytes;
+  if (bytes > limit) return tooLarge(bytes, `topic ${topic} takes ${limit} (max.message.bytes)`);
+  const isKeyMissing = facts?.compacted && key === null;
+  if (!isKeyMissing) return undefined;
   return {
-    seq,
-    id,
-    topic,
-    key,
-    value,
-    headers: { ...headers, [IDEMPOTENCY_HEADER]: row.idempotencyKey, [MESSAGE_ID_HEADER]: id },
+    code: 'invalid_record',
+    message: `topic ${topic} is compacted and takes no message without a key`,
   };
 }
+
+const tooLarge = (bytes: number, limit: string): Rejection => ({
+  code: 'record_too_large',
+  message: `payload, key and headers are ${bytes} bytes together: ${limit}`,
+});
+
+function relayHeaders({ id, idempotencyKey }: OutboxRow, headers: Record<string, string>) {
+  const original = REPLAY_HEADER in headers ? headers[IDEMPOTENCY_HEADER] : undefined;
+  return { [IDEMPOTENCY_HEADER]: original ?? idempotencyKey, [MESSAGE_ID_HEADER]: id };
+}
+
+/** What remains of a topic's room for a record batch; no limit where the bounds of any batch are within the topic's. */
+function roomLeft(room: number | undefined, row: OutboxRow): number {
+  if (room === undefined || room > MAX_RECORD_BYTES) return Number.POSITIVE_INFINITY;
+  return room - recordBytes(row) - utf8Bytes(row.idempotencyKey) - FRAMING_BYTES;
+}
+
+/** Two headers of the relay's own and the framing of a record, at most. */
+const FRAMING_BYTES = 150;
+
+/** Less than the record has in Kafka, which adds framing: whatever is above a limit by this count is above it. */
+const recordBytes = ({ valueBytes, key, headers }: OutboxRow): number =>
+  valueBytes + utf8Bytes(key ?? '') + utf8Bytes(headers);
 
 function parseHeaders(text: string): Record<string, string> | undefined {
   const headers: unknown = JSON.parse(text);
@@ -110,23 +155,38 @@ export interface ComposedBatch {
 }
 
 /**
- * Splits claimed rows (in order) into what can be sent and what must be parked. A row behind a rejected one of the
- * same (topic, key) is in neither: it stays pending and is held back until its predecessor is settled, so that the
- * order of its key holds.
+ * Splits claimed rows (in order) into what can be sent and what must be parked. The others stay pending: rows behind a
+ * rejected one of the same (topic, key), rows of a suspected topic (its first one is sent alone, to find out), and rows
+ * that would make a record batch larger than their topic takes. A key or topic that is passed over once is passed over
+ * to the end, so that the order of each key holds. `now` in milliseconds.
  */
-export function composeBatch(rows: OutboxRow[]): ComposedBatch {
+export function composeBatch(rows: OutboxRow[], topics = new OutboxTopics(), now = 0): ComposedBatch {
   const batch: ComposedBatch = { records: [], rejected: [] };
-  const held = new Set<string>();
+  const heldKeys = new Set<string>();
+  const heldTopics = new Set<string>();
+  const room = new Map<string, number>();
   for (const row of rows) {
-    const orderedBy = row.key === null ? undefined : JSON.stringify([row.topic, row.key]);
-    if (orderedBy !== undefined && held.has(orderedBy)) continue;
-    const made = toRecord(row);
+    const { topic } = row;
+    const orderedBy = row.key === null ? undefined : JSON.stringify([topic, row.key]);
+    if (heldTopics.has(topic) || (orderedBy !== undefined && heldKeys.has(orderedBy))) continue;
+    const facts = topics.factsOf(topic);
+    const verdict = topics.verdictOn(topic, now);
+    const made = verdict ?? toRecord(row, topics.freshFactsOf(topic, now));
     if ('code' in made) {
       batch.rejected.push({ row, rejection: made });
-      if (orderedBy !== undefined) held.add(orderedBy);
-    } else {
-      batch.records.push(made);
+      if (orderedBy !== undefined) heldKeys.add(orderedBy);
+      continue;
     }
+    const left = roomLeft(room.get(topic) ?? facts?.maxMessageBytes, row);
+    const alone = topics.isSuspect(topic);
+    // The first record of a topic always goes: whether it fits is Kafka's to say.
+    if ((alone && batch.records.length > 0) || (room.has(topic) && left < 0)) {
+      heldTopics.add(topic);
+      continue;
+    }
+    room.set(topic, left);
+    batch.records.push(made);
+    if (alone) break;
   }
   return batch;
 }

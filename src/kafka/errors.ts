@@ -1,6 +1,6 @@
 import kafkajs from 'kafkajs';
 import { OrchestratorError } from '../domain/errors.ts';
-import type { Rejection, RejectionCode } from '../domain/outbox.ts';
+import { describeRejection, type Rejection, type RejectionCode } from '../domain/outbox.ts';
 
 // kafkajs is CommonJS, and Node finds only some of its exports by name.
 const { KafkaJSNonRetriableError, KafkaJSProtocolError } = kafkajs;
@@ -10,7 +10,7 @@ const REJECTIONS: Record<string, RejectionCode> = {
   MESSAGE_TOO_LARGE: 'record_too_large', // 10: larger than the topic's max.message.bytes
   RECORD_LIST_TOO_LARGE: 'record_too_large', // 18: larger than a whole log segment
   INVALID_TOPIC_EXCEPTION: 'invalid_topic', // 17
-  TOPIC_AUTHORIZATION_FAILED: 'topic_forbidden', // 29
+  TOPIC_AUTHORIZATION_FAILED: 'topic_forbidden', // 29: no right to write to it, or to create it
   OPERATION_NOT_ATTEMPTED: 'topic_forbidden', // 55: another topic of the same batch is forbidden, and named second
   POLICY_VIOLATION: 'topic_forbidden', // 44: the cluster's create-topic policy refuses it
   INVALID_TIMESTAMP: 'invalid_record', // 32
@@ -22,13 +22,18 @@ const FENCED = new Set(['INVALID_PRODUCER_EPOCH', 'PRODUCER_FENCED', 'INVALID_PR
 /** PRODUCER_FENCED is newer than kafkajs, which knows it by its number alone. */
 const PRODUCER_FENCED = 90;
 
-/** Kafka refused the batch for what is in it; which record is at fault is not said. */
+/**
+ * Kafka refused the batch for what is in it, or is known to refuse it. Which record is at fault is not said. `topic` is
+ * there if it was known before anything was sent that this topic, or a record of it, is refused.
+ */
 export class BatchRejectedError extends OrchestratorError {
   readonly rejection: Rejection;
+  readonly topic: string | undefined;
 
-  constructor(rejection: Rejection, cause: unknown) {
-    super('batch_rejected', `${rejection.code}: ${rejection.message}`, { cause });
+  constructor(rejection: Rejection, { topic, cause }: { topic?: string | undefined; cause?: unknown } = {}) {
+    super('batch_rejected', describeRejection(rejection), { cause });
     this.rejection = rejection;
+    this.topic = topic;
   }
 }
 
@@ -42,17 +47,17 @@ export function fromKafka(error: unknown): OrchestratorError {
 }
 
 /**
- * Runs work that only concerns the records of a batch: what Kafka says against it, it says against them. The same
- * answer to anything else (a mark, a transactional id) is no message's fault.
+ * Runs work that only concerns the records of a batch, or of one `topic` in it: what Kafka says against it, it says
+ * against them. The same answer to anything else (a mark, a transactional id) is no message's fault.
  * @throws BatchRejectedError
  */
-export async function rejectable<T>(work: () => Promise<T>): Promise<T> {
+export async function rejectable<T>(work: () => Promise<T>, topic?: string): Promise<T> {
   try {
     return await work();
   } catch (error) {
     const { type, message } = described(error);
     const code = REJECTIONS[type];
-    throw code ? new BatchRejectedError({ code, message }, error) : error;
+    throw code ? new BatchRejectedError({ code, message }, { topic, cause: error }) : error;
   }
 }
 

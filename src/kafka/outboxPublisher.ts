@@ -10,18 +10,21 @@ import {
   type Transaction,
 } from 'kafkajs';
 import { OrchestratorError } from '../domain/errors.ts';
-import type { OutboxRecord } from '../domain/outbox.ts';
+import { type OutboxRecord, refusalBy } from '../domain/outbox.ts';
 import type { Mark } from '../domain/outboxTakeover.ts';
-import type { PartitionPlan } from '../domain/topics.ts';
-import { fromKafka, protocolType, rejectable } from './errors.ts';
+import type { OutboxTopics } from '../domain/outboxTopics.ts';
+import type { PartitionPlan, TopicFacts } from '../domain/topics.ts';
+import { BatchRejectedError, fromKafka, protocolType, rejectable } from './errors.ts';
+import { BARRIER_PARTITION, MARK_PARTITION, MARK_TOPIC, outboxGroup, toMark } from './outboxMarks.ts';
 import { untilReady } from './patience.ts';
 import { createMissing, ensureTopics } from './topics.ts';
 
 /**
  * The relay's narrow view of Kafka: one shard's transactional producer.
  *
- * After any error the publisher is finished: close it and make another, whose `initialise` says what became of the
- * batch. Errors are OrchestratorErrors: batch_rejected, relay_fenced, kafka_unavailable.
+ * After an error the publisher is finished: close it and make another, whose `initialise` says what became of the
+ * batch. Only a BatchRejectedError that names the topic leaves it usable, because nothing was sent. Errors are
+ * OrchestratorErrors: batch_rejected, relay_fenced, kafka_unavailable.
  */
 export interface OutboxPublisher {
   /**
@@ -39,15 +42,9 @@ export interface OutboxPublisherOptions {
   deploymentId: string;
   shard: number;
   partitions: PartitionPlan;
+  /** Told what Kafka says of the topics that this publisher meets. */
+  topics: OutboxTopics;
 }
-
-/**
- * Marks are group offsets, and an offset needs a topic to stand on. This one never holds a record. Deleting it deletes
- * the marks, and every shard stops at its next takeover rather than guess.
- */
-const MARK_TOPIC = 'somaagent.outbox.marks';
-const MARK_PARTITION = 0;
-const BARRIER_PARTITION = 1;
 
 /** What passes by itself: the markers of the last transaction, and a mark topic that was created a moment ago. */
 const NOT_YET = new Set(['CONCURRENT_TRANSACTIONS', 'UNKNOWN_TOPIC_OR_PARTITION']);
@@ -65,11 +62,14 @@ export class KafkajsOutboxPublisher implements OutboxPublisher {
   private readonly producer: Producer;
   private readonly groupId: string;
   private readonly plan: PartitionPlan;
-  private partitionCounts = new Map<string, number>();
+  private readonly topics: OutboxTopics;
+  /** Of this publisher's lifetime only, a minute: topics get partitions, and are deleted. */
+  private readonly facts = new Map<string, TopicFacts>();
 
-  constructor({ kafka, deploymentId, shard, partitions }: OutboxPublisherOptions) {
-    this.groupId = `somaagent-outbox-${deploymentId}-${shard}`;
+  constructor({ kafka, deploymentId, shard, partitions, topics }: OutboxPublisherOptions) {
+    this.groupId = outboxGroup(deploymentId, shard);
     this.plan = partitions;
+    this.topics = topics;
     this.admin = kafka.admin();
     this.producer = kafka.producer({
       transactionalId: this.groupId,
@@ -98,9 +98,8 @@ export class KafkajsOutboxPublisher implements OutboxPublisher {
 
   async publish({ number, batchId }: Mark, records: OutboxRecord[]): Promise<void> {
     await this.guarded(async () => {
-      const topicMessages = await rejectable(async () =>
-        this.toMessages(records, await this.countPartitions(records)),
-      );
+      await this.learnTopics(records);
+      const topicMessages = this.toMessages(records);
       const mark = { partition: MARK_PARTITION, offset: String(number), metadata: batchId };
       const transaction = await this.begin(mark);
       if (topicMessages.length > 0) {
@@ -152,29 +151,45 @@ export class KafkajsOutboxPublisher implements OutboxPublisher {
       const [offsets] = await this.admin.fetchOffsets({ groupId: this.groupId, topics: [MARK_TOPIC] });
       const at = (partition: number) => offsets?.partitions.find((found) => found.partition === partition);
       if (at(BARRIER_PARTITION)?.metadata !== token) return false;
-      const found = at(MARK_PARTITION);
-      mark = found?.metadata ? { number: Number(found.offset), batchId: found.metadata } : undefined;
+      mark = toMark(at(MARK_PARTITION));
       return true;
     });
     return mark;
   }
 
-  private async countPartitions(records: OutboxRecord[]): Promise<Map<string, number>> {
-    const unknown = new Set(
-      records.map(({ topic }) => topic).filter((topic) => !this.partitionCounts.has(topic)),
-    );
-    if (unknown.size > 0) {
-      const counted = await ensureTopics(this.admin, [...unknown], this.plan);
-      this.partitionCounts = new Map([...this.partitionCounts, ...counted]);
+  /**
+   * Asks for topics that this publisher does not know, and again for one that is known to refuse a record: somebody may
+   * have changed it. What Kafka would refuse then is not sent.
+   */
+  private async learnTopics(records: OutboxRecord[]): Promise<void> {
+    const asked = records.filter((record) => !this.facts.has(record.topic) || this.refusal(record));
+    if (asked.length === 0) return;
+    const topics = [...new Set(asked.map(({ topic }) => topic))];
+    for (const [topic, facts] of await ensureTopics(this.admin, topics, this.plan)) {
+      this.facts.set(topic, facts);
+      this.topics.learn(topic, facts, Date.now());
     }
-    return this.partitionCounts;
+    for (const record of asked) {
+      const rejection = this.refusal(record);
+      if (rejection) throw new BatchRejectedError(rejection, { topic: record.topic });
+    }
   }
 
-  private toMessages(records: OutboxRecord[], partitionCounts: Map<string, number>): TopicMessages[] {
+  /** By the value alone, counted as cheaply as can be: whatever is refused here, the relay refuses as well. */
+  private refusal({ topic, key, value }: OutboxRecord) {
+    return refusalBy(this.facts.get(topic), { topic, key, bytes: value.length });
+  }
+
+  private toMessages(records: OutboxRecord[]): TopicMessages[] {
     const messages = new Map<string, PlacedMessage[]>();
     for (const record of records) {
       const { topic, key, value, headers } = record;
-      const message = { key, value, headers, partition: partitionOf(record, partitionCounts.get(topic)!) };
+      const message = {
+        key,
+        value,
+        headers,
+        partition: partitionOf(record, this.facts.get(topic)!.partitions),
+      };
       const ofTopic = messages.get(topic);
       if (ofTopic) ofTopic.push(message);
       else messages.set(topic, [message]);

@@ -1,27 +1,28 @@
-import type { Admin } from 'kafkajs';
-import { type PartitionPlan, plannedPartitions } from '../domain/topics.ts';
-import { protocolType } from './errors.ts';
+import kafkajs, { type Admin } from 'kafkajs';
+import { type PartitionPlan, plannedPartitions, type TopicFacts } from '../domain/topics.ts';
+import { BatchRejectedError, protocolType, rejectable } from './errors.ts';
 import { untilReady } from './patience.ts';
 
 /** What brokers say of a topic that was created a moment ago. */
 const NOT_YET = new Set(['UNKNOWN_TOPIC_OR_PARTITION', 'LEADER_NOT_AVAILABLE', 'NOT_LEADER_FOR_PARTITION']);
 
 /**
- * The partition counts of `topics`, all of which exist afterwards: missing ones are created with the planned counts
- * and the cluster's own replication factor. Two relays may create the same topic at once; one of them finds it there.
+ * The facts of `topics`, all of which exist afterwards: missing ones are created with the planned counts and the
+ * cluster's own replication factor. Two relays may create the same topic at once; one of them finds it there.
+ * @throws BatchRejectedError that names the topic: it may not be created, or it is missing and `plan` creates none
  */
 export async function ensureTopics(
   admin: Admin,
   topics: string[],
   plan: PartitionPlan,
-): Promise<Map<string, number>> {
-  await createMissing(
-    admin,
-    topics.map((topic) => ({ topic, numPartitions: plannedPartitions(topic, plan) })),
+): Promise<Map<string, TopicFacts>> {
+  const existing = new Set(await admin.listTopics());
+  for (const topic of topics)
+    if (!existing.has(topic)) await rejectable(() => create(admin, topic, plan), topic);
+  const described = topics.map(
+    async (topic) => [topic, await rejectable(() => describe(admin, topic), topic)] as const,
   );
-  for (const topic of topics) await untilReady(`the leaders of ${topic}`, () => hasLeaders(admin, topic));
-  const { topics: described } = await admin.fetchTopicMetadata({ topics });
-  return new Map(described.map(({ name, partitions }) => [name, partitions.length]));
+  return new Map(await Promise.all(described));
 }
 
 /** Creates those of the topics that are not there yet. */
@@ -33,6 +34,49 @@ export async function createMissing(
   const missing = topics.filter(({ topic }) => !existing.has(topic));
   // kafkajs's own wait gives up where a broker has not heard of the topic yet, and ends before its leader is ready.
   if (missing.length > 0) await admin.createTopics({ topics: missing, waitForLeaders: false });
+}
+
+async function create(admin: Admin, topic: string, plan: PartitionPlan): Promise<void> {
+  if (!plan.createTopics) {
+    throw new BatchRejectedError(
+      {
+        code: 'unknown_topic',
+        message: `topic ${topic} does not exist, and SA01_KAFKA_CREATE_TOPICS is false`,
+      },
+      { topic },
+    );
+  }
+  await admin.createTopics({
+    topics: [{ topic, numPartitions: plannedPartitions(topic, plan) }],
+    waitForLeaders: false,
+  });
+}
+
+async function describe(admin: Admin, topic: string): Promise<TopicFacts> {
+  await untilReady(`the leaders of ${topic}`, () => hasLeaders(admin, topic));
+  const { topics } = await admin.fetchTopicMetadata({ topics: [topic] });
+  const settings = await readSettings(admin, topic);
+  const limits = ['max.message.bytes', 'segment.bytes'].map((name) => Number(settings.get(name)));
+  const maxMessageBytes = Math.min(...limits);
+  return {
+    partitions: topics[0]!.partitions.length,
+    maxMessageBytes: Number.isNaN(maxMessageBytes) ? undefined : maxMessageBytes,
+    compacted: settings.get('cleanup.policy')?.includes('compact') ?? false,
+  };
+}
+
+/** Empty where we may not read them. */
+async function readSettings(admin: Admin, topic: string): Promise<Map<string, string>> {
+  const configNames = ['max.message.bytes', 'segment.bytes', 'cleanup.policy'];
+  const resource = { type: kafkajs.ConfigResourceTypes.TOPIC, name: topic, configNames };
+  try {
+    const { resources } = await admin.describeConfigs({ resources: [resource], includeSynonyms: false });
+    const entries = resources.flatMap(({ configEntries }) => configEntries);
+    return new Map(entries.map(({ configName, configValue }) => [configName, configValue]));
+  } catch (error) {
+    if (protocolType(error)?.endsWith('AUTHORIZATION_FAILED')) return new Map();
+    throw error;
+  }
 }
 
 /** Only a partition's leader answers for its offsets. The topic may have been created by another shard just now. */

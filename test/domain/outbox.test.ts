@@ -143,6 +143,19 @@ describe('composeBatch', () => {
   });
 });
 
+test('A replayed message keeps its idempotency key, and nobody else can take another one', () => {
+  const headers = { idempotency_key: 'original', replayed_dead_letter: 'letter-1' };
+  const made = toRecord(row({ headers: JSON.stringify(headers) }));
+  assert.ok(!('code' in made));
+  assert.deepEqual(made.headers, { ...headers, message_id: 'id-1' });
+  const unmarked = toRecord(row({ headers: '{"idempotency_key": "original"}' }));
+  assert.ok(!('code' in unmarked));
+  assert.equal(unmarked.headers.idempotency_key, 'key-1');
+  const withoutKey = toRecord(row({ headers: '{"replayed_dead_letter": "letter-1"}' }));
+  assert.ok(!('code' in withoutKey));
+  assert.equal(withoutKey.headers.idempotency_key, 'key-1');
+});
+
 test("A relay workflow's id names its shard", () => {
   for (const shard of [0, 7, 63, 999]) assert.equal(shardOfWorkflowId(relayWorkflowId(shard)), shard);
   for (const id of [

@@ -12,7 +12,7 @@ test('A topic is legal exactly where Kafka says so', () => {
 });
 
 test('Topics get the planned partitions, dead letter topics three, whatever they belong to', () => {
-  const plan = { conversationTopic: 'talk', defaultPartitions: 4 };
+  const plan = { conversationTopic: 'talk', createTopics: true, defaultPartitions: 4 };
   const expected = {
     talk: 12,
     'talk.dlq': 3,

@@ -146,15 +146,7 @@ suite('errors', () => {
   });
 
   test('no broker at the address is an outage', async () => {
-    const { createKafka } = await import('../../src/kafka/client.ts');
-    const { KafkajsOutboxPublisher } = await import('../../src/kafka/outboxPublisher.ts');
-    const { pino } = await import('pino');
-    const kafka = createKafka(
-      { brokers: ['127.0.0.1:1'], ssl: false, sasl: undefined },
-      pino({ level: 'silent' }),
-    );
-    const partitions = { conversationTopic: 'c', defaultPartitions: 6 };
-    const publisher = new KafkajsOutboxPublisher({ kafka, deploymentId: randomUUID(), shard: 0, partitions });
+    const publisher = openPublisher(randomUUID(), 0, ['127.0.0.1:1']);
     await assert.rejects(publisher.initialise(), { code: 'kafka_unavailable', message: /127\.0\.0\.1:1/ });
     await publisher.close();
   });

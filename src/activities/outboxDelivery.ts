@@ -1,0 +1,141 @@
+import { activityInfo, CancelledFailure, heartbeat, log, sleep } from '@temporalio/activity';
+import type { Client, WorkflowHandle } from '@temporalio/client';
+import { ApplicationFailure } from '@temporalio/common';
+import type pg from 'pg';
+import {
+  chooseDeliveries,
+  deliveryStarted,
+  discardMessage,
+  hurryMessage,
+  readMessage,
+  releaseMessage,
+} from '../database/outboxDelivery.ts';
+import { fromPostgres, withClient } from '../database/postgres.ts';
+import { describeError } from '../domain/errors.ts';
+import {
+  DELIVERY_REPORT_SIGNAL,
+  isSettled,
+  OUTBOX_DELIVERY_WORKFLOW,
+  outboxDeliveryWorkflowId,
+  type ParkedMessage,
+} from '../domain/outboxDelivery.ts';
+import { toFailure } from './failure.ts';
+
+export interface OutboxDeliveryDependencies {
+  pool: pg.Pool;
+  /** For the reports of an activity to its own workflow. */
+  temporal: Client;
+}
+
+/** The row is looked at this often at first, ever more rarely while Kafka is away. */
+const MIN_POLL_MS = 100;
+const MAX_POLL_MS = 2_000;
+/** An attempt that is due within this time is due. */
+const SLACK_SECONDS = 0.5;
+
+export function createOutboxDeliveryActivities({ pool, temporal }: OutboxDeliveryDependencies) {
+  return {
+    /** The row as it stands, null where there is none. */
+    readMessage: (id: string): Promise<ParkedMessage | null> => look(pool, id),
+
+    /**
+     * One attempt: puts the row back among the pending, from where its shard's relay takes it on the same
+     * exactly-once path as any other row, and waits for what becomes of it. An outage makes the wait longer; it is no
+     * attempt. A row whose attempt is not due yet fails at once with the last rejection, so that Temporal's attempts
+     * and those in the row are the same: the first one was the relay's. Without `release` no attempt is begun: one that
+     * is under way is waited for.
+     * @throws ApplicationFailure message_rejected, retryable when the row's next attempt is due
+     */
+    async deliverMessage(id: string, { release }: { release: boolean }): Promise<ParkedMessage | null> {
+      const found = await look(pool, id);
+      if (found === null || isSettled(found)) return found;
+      const workflow = temporal.workflow.getHandle(activityInfo().workflowExecution!.workflowId);
+      if (found.status === 'failed') {
+        if (!release || found.secondsToRetry > SLACK_SECONDS) return rejected(workflow, found);
+        await onPostgres(() => releaseMessage(pool, id));
+      }
+      await report(workflow, { ...found, status: 'pending', nextRetryAt: null });
+      const outcome = await watch(pool, id, found.attempts);
+      return outcome?.status === 'failed' ? rejected(workflow, outcome) : outcome;
+    },
+
+    /** Makes the next attempt due now. */
+    hurryMessage: (id: string): Promise<void> => onPostgres(() => hurryMessage(pool, id)),
+
+    /** Gives the message up, unless an attempt is under way; the row as it stands afterwards. */
+    async discardMessage(id: string): Promise<ParkedMessage | null> {
+      await onPostgres(() => withClient(pool, (client) => discardMessage(client, id)));
+      return look(pool, id);
+    },
+  };
+}
+
+export type OutboxDeliveryActivities = ReturnType<typeof createOutboxDeliveryActivities>;
+
+const look = async (pool: pg.Pool, id: string): Promise<ParkedMessage | null> =>
+  (await onPostgres(() => readMessage(pool, id))) ?? null;
+
+/** Until the message is delivered, dead, or refused once more. Postgres may be away meanwhile. */
+async function watch(pool: pg.Pool, id: string, attempts: number): Promise<ParkedMessage | null> {
+  for (let pause = MIN_POLL_MS; ; pause = Math.min(MAX_POLL_MS, pause * 1.5)) {
+    heartbeat();
+    await sleep(pause);
+    try {
+      const found = await look(pool, id);
+      if (found === null || isSettled(found) || found.attempts > attempts) return found;
+    } catch (error) {
+      if (error instanceof CancelledFailure) throw error;
+      log.debug('the message cannot be read', { error: describeError(error) });
+    }
+  }
+}
+
+async function rejected(workflow: WorkflowHandle, message: ParkedMessage): Promise<never> {
+  await report(workflow, message);
+  throw ApplicationFailure.create({
+    type: 'message_rejected',
+    message: message.lastError ?? 'refused without a reason',
+    nextRetryDelay: Math.max(1, Math.ceil(message.secondsToRetry * 1000)),
+  });
+}
+
+/** News for the status; a report that Temporal cannot take is dropped, and the activity's end tells the same. */
+async function report(workflow: WorkflowHandle, message: ParkedMessage): Promise<void> {
+  await workflow.signal(DELIVERY_REPORT_SIGNAL, message).catch((error: unknown) => {
+    log.debug('report not delivered', { error: describeError(error) });
+  });
+}
+
+async function onPostgres<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw toFailure(fromPostgres(error));
+  }
+}
+
+export interface DeliveryStarts {
+  pool: pg.Pool;
+  temporal: Client;
+  /** Of the workflows; the relay's activities have a queue of their own. */
+  taskQueue: string;
+  outboxShards: number;
+}
+
+/** Gives parked rows of a shard their delivery workflows, as many as may run at once. Safe to call again and again. */
+export async function startDeliveries(
+  { pool, temporal, taskQueue, outboxShards }: DeliveryStarts,
+  shard: number,
+): Promise<void> {
+  const chosen = await withClient(pool, (client) => chooseDeliveries(client, shard, outboxShards));
+  for (const id of chosen) {
+    await temporal.workflow.start(OUTBOX_DELIVERY_WORKFLOW, {
+      workflowId: outboxDeliveryWorkflowId(id),
+      taskQueue,
+      args: [id],
+      workflowIdConflictPolicy: 'USE_EXISTING',
+      staticSummary: `a message that Kafka refused: tried again, until it is delivered, dead or discarded`,
+    });
+    await deliveryStarted(pool, id);
+  }
+}
