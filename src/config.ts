@@ -1,6 +1,7 @@
 // The one file that reads the environment. A bad value ends the start with a sentence that names the variable, the
 // value (secrets hidden) and what is expected; what comes out is frozen, so nobody configures anything later.
 import { z } from 'zod';
+import { MAX_OUTBOX_SHARDS } from './database/deployment.ts';
 
 export interface Config {
   databaseUrl: string;
@@ -8,6 +9,7 @@ export interface Config {
     brokers: string[];
     /** For topics without a planned count. */
     defaultPartitions: number;
+    createTopics: boolean;
     ssl: false | { caFile?: string };
     sasl: undefined | { mechanism: SaslMechanism; username: string; password: string };
   };
@@ -24,8 +26,8 @@ export interface Config {
   spoolDir: string | undefined;
   backupDestination: string | undefined;
   healthConfig: string | undefined;
-  /** Recorded in Postgres at the first start: another number later is refused there. */
-  outbox: { shards: number };
+  /** `shards` undefined: the number that is recorded in Postgres. Another number than that is refused there. */
+  outbox: { shards: number | undefined; retentionDays: number };
   logLevel: string;
   /** How long a graceful stop may take. */
   shutdownSeconds: number;
@@ -108,6 +110,7 @@ const variables = {
   ).default('postgresql://somaagent:somaagent@localhost:20432/somaagent_core'),
   SA01_KAFKA_BOOTSTRAP_SERVERS: brokers.default(['localhost:20092']),
   SA01_KAFKA_DEFAULT_PARTITIONS: integer(1, 1000).default(6),
+  SA01_KAFKA_CREATE_TOPICS: oneOf(['true', 'false']).default('true'),
   SA01_KAFKA_SSL: oneOf(['true', 'false']).default('false'),
   SA01_KAFKA_SSL_CA: text('the file of a certificate authority').optional(),
   SA01_KAFKA_SASL_MECHANISM: oneOf(saslMechanisms).optional(),
@@ -144,7 +147,8 @@ const variables = {
     (url) => (url.protocol === 'file:') === (url.hostname === ''),
   ).optional(),
   SA01_HEALTH_CONFIG: text('a file').optional(),
-  SA01_OUTBOX_SHARDS: integer(1, 64).default(2),
+  SA01_OUTBOX_SHARDS: integer(1, MAX_OUTBOX_SHARDS).optional(),
+  SA01_OUTBOX_RETENTION_DAYS: integer(1, 36_500).default(7),
   SA01_LOG_LEVEL: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
   SA01_SHUTDOWN_SECONDS: integer(1, 3600).default(20),
 };
@@ -223,6 +227,7 @@ function assemble(read: z.infer<typeof schema>): Config {
     kafka: {
       brokers: read.SA01_KAFKA_BOOTSTRAP_SERVERS,
       defaultPartitions: read.SA01_KAFKA_DEFAULT_PARTITIONS,
+      createTopics: read.SA01_KAFKA_CREATE_TOPICS === 'true',
       ssl:
         read.SA01_KAFKA_SSL === 'true' && (read.SA01_KAFKA_SSL_CA ? { caFile: read.SA01_KAFKA_SSL_CA } : {}),
       sasl: read.SA01_KAFKA_SASL_MECHANISM
@@ -251,7 +256,7 @@ function assemble(read: z.infer<typeof schema>): Config {
     spoolDir: read.SA01_SPOOL_DIR,
     backupDestination: read.SA01_BACKUP_DESTINATION,
     healthConfig: read.SA01_HEALTH_CONFIG,
-    outbox: { shards: read.SA01_OUTBOX_SHARDS },
+    outbox: { shards: read.SA01_OUTBOX_SHARDS, retentionDays: read.SA01_OUTBOX_RETENTION_DAYS },
     logLevel: read.SA01_LOG_LEVEL,
     shutdownSeconds: read.SA01_SHUTDOWN_SECONDS,
   };

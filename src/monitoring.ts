@@ -26,6 +26,8 @@ export class Monitoring {
   private readonly coreMetrics: string;
   private workers: Worker[] = [];
   private watched: Watched | undefined;
+  /** The most shards that there were. */
+  private shards = 0;
 
   private constructor(logger: Logger, coreMetrics: string) {
     this.logger = logger;
@@ -136,6 +138,10 @@ export class Monitoring {
       undefined,
       'rows that Kafka cannot take',
     );
+    // A shard that is no more keeps no last value.
+    this.shards = Math.max(this.shards, deployment.outboxShards);
+    for (let shard = backlog.length; shard < this.shards; shard += 1)
+      backlog.push({ shard, pending: 0, oldestSeconds: 0, parked: 0 });
     for (const shard of backlog) {
       const tags = { shard: String(shard.shard) };
       pending.set(shard.pending, tags);

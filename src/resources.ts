@@ -11,7 +11,9 @@ import { migrate } from './database/migrate.ts';
 import { OutboxWakeUps } from './database/outboxWakeUps.ts';
 import { connect, disconnect, fromPostgres, openPool, withinReason } from './database/postgres.ts';
 import { describeError, OrchestratorError } from './domain/errors.ts';
+import type { OutboxTopics } from './domain/outboxTopics.ts';
 import { createKafka } from './kafka/client.ts';
+import { KafkajsOutboxPublisher, type OutboxPublisher } from './kafka/outboxPublisher.ts';
 
 /** Everything the worker holds open. */
 export interface Resources {
@@ -45,17 +47,39 @@ export async function openResources(config: Config, logger: Logger, signal: Abor
     opened.push(wakeUps);
     const kafka = createKafka(config.kafka, logger);
     const { connectionOptions, namespace } = temporalOptions(config);
-    const connection = await patiently('Temporal', () => Connection.connect(connectionOptions));
-    opened.push(connection);
+    const temporal = await patiently('Temporal', () => openTemporal(config));
+    opened.push(temporal.connection);
     const workerConnection = await patiently('Temporal', () => NativeConnection.connect(connectionOptions));
     opened.push(workerConnection);
-    const temporal = new Client({ connection, namespace });
     return { deployment, pool, wakeUps, kafka, temporal, workerConnection, namespace, close };
   } catch (error) {
     await close();
     throw error;
   }
 }
+
+/** A client for the workflows; its connection is the caller's to close. */
+export async function openTemporal(config: Pick<Config, 'temporalAddress'>): Promise<Client> {
+  const { connectionOptions, namespace } = temporalOptions(config);
+  return new Client({ connection: await Connection.connect(connectionOptions), namespace });
+}
+
+/** One shard's way to Kafka, with the settings of this process. */
+export const openPublisher =
+  (
+    { conversationTopic, kafka: { defaultPartitions, createTopics } }: Config,
+    kafka: Kafka,
+    { id }: Deployment,
+    topics: OutboxTopics,
+  ) =>
+  (shard: number): OutboxPublisher =>
+    new KafkajsOutboxPublisher({
+      kafka,
+      deploymentId: id,
+      shard,
+      partitions: { conversationTopic, defaultPartitions, createTopics },
+      topics,
+    });
 
 /** Temporal's own variables and temporal.toml count first; SA01_TEMPORAL_HOST where they name no address. */
 function temporalOptions(config: Pick<Config, 'temporalAddress'>) {

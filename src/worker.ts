@@ -1,18 +1,23 @@
 import { randomUUID } from 'node:crypto';
-import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
-import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { Runtime, Worker, type WorkerOptions } from '@temporalio/worker';
 import { type Logger, pino, stdSerializers } from 'pino';
+import { createDeadLetterActivities } from './activities/deadLetters.ts';
+import { createMaintenanceActivities } from './activities/maintenance.ts';
 import { createOutboxActivities } from './activities/outbox.ts';
+import { createOutboxDeliveryActivities, startDeliveries } from './activities/outboxDelivery.ts';
 import { startSingletons } from './client.ts';
 import { type Config, ConfigError, readConfig } from './config.ts';
+import { readDeployment } from './database/deployment.ts';
 import { describeError, OrchestratorError } from './domain/errors.ts';
 import { relayTaskQueue } from './domain/outbox.ts';
-import { KafkajsOutboxPublisher } from './kafka/outboxPublisher.ts';
+import { OutboxTopics } from './domain/outboxTopics.ts';
 import { Monitoring } from './monitoring.ts';
-import { openResources, type Resources, untilUp } from './resources.ts';
+import { openPublisher, openResources, type Resources, untilUp } from './resources.ts';
+import { keepSchedules } from './schedules.ts';
+import { workflowBundle } from './workflowBundle.ts';
 
 /** What the process's end means to whoever started it. */
 const EXIT = { stopped: 0, failed: 1, misconfigured: 2 } as const;
@@ -20,6 +25,10 @@ const EXIT = { stopped: 0, failed: 1, misconfigured: 2 } as const;
 /** Bounds how late a pause or the loss of a shard is noticed; well inside the relay's heartbeat timeout. */
 const MAX_HEARTBEAT_THROTTLE = '4 seconds';
 const SINGLETON_CHECK_MS = 30_000;
+/** How long a change of the number of shards goes unnoticed; one small query. */
+const DEPLOYMENT_CHECK_MS = 2_000;
+/** The relays must not wait for a Temporal whose Schedules do not answer. */
+const SCHEDULES_WITHIN_MS = 5_000;
 /** What closing the connections may take beyond the workers' own bound. */
 const CLOSING_SECONDS = 5;
 
@@ -33,11 +42,14 @@ async function main(): Promise<number> {
   const stop = stopSignal(config, logger);
   const monitoring = await Monitoring.start(config, logger);
   try {
-    const resources = await openResources(config, logger, stop);
-    try {
-      await runWorkers({ config, logger, resources, monitoring, stop });
-    } finally {
-      await resources.close();
+    // Once more for each change of the deployment.
+    while (!stop.aborted) {
+      const resources = await openResources(config, logger, stop);
+      try {
+        await runWorkers({ config, logger, resources, monitoring, stop });
+      } finally {
+        await resources.close();
+      }
     }
     return EXIT.stopped;
   } catch (error) {
@@ -58,8 +70,9 @@ interface Running {
   stop: AbortSignal;
 }
 
+/** Runs the workers until the stop, or until the deployment is no longer the one that they were made for. */
 async function runWorkers({ config, logger, resources, monitoring, stop }: Running): Promise<void> {
-  const workers = await createWorkers(config, logger, resources);
+  const workers = await createWorkers({ config, logger, resources, stop });
   monitoring.watch(workers, resources);
   const running = workers.map((worker) => worker.run());
   const shutdown = () => {
@@ -75,7 +88,10 @@ async function runWorkers({ config, logger, resources, monitoring, stop }: Runni
   }
 }
 
-/** A relay that somebody terminated, or that failed, is back within half a minute: to stop one, pause it. */
+/**
+ * A relay that somebody terminated, or that failed, is back within half a minute: to stop one, pause it. Returns when the
+ * number of shards was changed: these workers would only be refused from then on.
+ */
 async function keepSingletons({
   config,
   logger,
@@ -84,18 +100,56 @@ async function keepSingletons({
 }: Omit<Running, 'monitoring'>): Promise<void> {
   const open = () => startSingletons(resources.temporal, config.taskQueue, resources.deployment);
   await untilUp({ name: 'Temporal', open, logger, signal: stop });
-  logger.info({ taskQueue: config.taskQueue, outboxShards: config.outbox.shards }, 'worker started');
+  const { outboxShards } = resources.deployment;
+  logger.info({ taskQueue: config.taskQueue, outboxShards }, 'worker started');
+  const tryToKeepSchedules = scheduleKeeper({ config, logger, resources });
   while (!stop.aborted) {
-    await delay(SINGLETON_CHECK_MS, undefined, { signal: stop }).catch(() => {});
+    await tryToKeepSchedules();
+    if (await changesWithin(SINGLETON_CHECK_MS, resources, stop)) {
+      logger.info({ outboxShards }, 'the deployment has changed: opening again');
+      return;
+    }
     if (!stop.aborted) await untilUp({ name: 'Temporal', open, logger, signal: stop });
   }
+}
+
+/** Waits, and returns early when the deployment has changed, or at the stop. While Postgres is away nothing is known. */
+async function changesWithin(
+  ms: number,
+  { pool, deployment }: Resources,
+  stop: AbortSignal,
+): Promise<boolean> {
+  for (let waited = 0; waited < ms && !stop.aborted; waited += DEPLOYMENT_CHECK_MS) {
+    await delay(DEPLOYMENT_CHECK_MS, undefined, { signal: stop }).catch(() => {});
+    const now = await readDeployment(pool).catch(() => deployment);
+    if (!isDeepStrictEqual(now, deployment)) return true;
+  }
+  return false;
+}
+
+/** Without its Schedules (a missing right, for example) a worker works on, and says so once. */
+function scheduleKeeper({ config, logger, resources }: Pick<Running, 'config' | 'logger' | 'resources'>) {
+  let told = '';
+  return async () => {
+    const keeping = resources.temporal.withDeadline(Date.now() + SCHEDULES_WITHIN_MS, () =>
+      keepSchedules(resources.temporal, config.taskQueue),
+    );
+    const problem = await keeping.then(() => '', describeError);
+    if (problem !== '' && problem !== told) logger.warn({ error: problem }, 'schedules cannot be kept');
+    told = problem;
+  };
 }
 
 /**
  * Two workers, so that the relays' activities, a minute long each, never take the slots of the short ones. A relay
  * stops at once when asked and settles its batch; the short activities get the time that is left to finish.
  */
-async function createWorkers(config: Config, logger: Logger, resources: Resources): Promise<Worker[]> {
+async function createWorkers({
+  config,
+  logger,
+  resources,
+  stop,
+}: Omit<Running, 'monitoring'>): Promise<Worker[]> {
   const common: WorkerOptions = {
     connection: resources.workerConnection,
     namespace: resources.namespace,
@@ -106,46 +160,45 @@ async function createWorkers(config: Config, logger: Logger, resources: Resource
   };
   const orchestrator = await Worker.create({
     ...common,
-    ...workflowSource(),
+    workflowBundle: await workflowBundle(),
+    activities: {
+      ...createOutboxDeliveryActivities(resources),
+      ...createDeadLetterActivities(resources),
+      ...createMaintenanceActivities({
+        databaseUrl: config.databaseUrl,
+        retentionDays: config.outbox.retentionDays,
+        stop,
+      }),
+    },
     shutdownGraceTime: Math.max(0, config.shutdownSeconds - 2) * 1000,
     maxCachedWorkflows: 200,
   });
+  const { deployment, kafka } = resources;
+  const { outboxShards } = deployment;
+  const deliveries = { ...resources, taskQueue: config.taskQueue, outboxShards };
+  const topics = new OutboxTopics();
   const relay = await Worker.create({
     ...common,
     taskQueue: relayTaskQueue(config.taskQueue),
     activities: createOutboxActivities({
       databaseUrl: config.databaseUrl,
-      outboxShards: resources.deployment.outboxShards,
+      deployment,
       wakeUps: resources.wakeUps,
       temporal: resources.temporal,
       owner: workerIdentity,
       logger,
-      openPublisher: (shard) =>
-        new KafkajsOutboxPublisher({
-          kafka: resources.kafka,
-          deploymentId: resources.deployment.id,
-          shard,
-          partitions: {
-            conversationTopic: config.conversationTopic,
-            defaultPartitions: config.kafka.defaultPartitions,
-          },
-        }),
+      topics,
+      startDeliveries: (shard) => startDeliveries(deliveries, shard),
+      openPublisher: openPublisher(config, kafka, deployment, topics),
     }),
     shutdownGraceTime: 0,
-    maxConcurrentActivityTaskExecutions: resources.deployment.outboxShards,
+    maxConcurrentActivityTaskExecutions: outboxShards,
   });
   return [orchestrator, relay];
 }
 
 /** Also tells apart two workers of one host and one pid namespace, as containers have it. */
 const workerIdentity = `${process.pid}@${hostname()}-${randomUUID().slice(0, 8)}`;
-
-/** In production the bundle was built with the image; in a checkout it is made from the sources at each start. */
-function workflowSource(): Pick<WorkerOptions, 'workflowBundle' | 'workflowsPath'> {
-  const codePath = path.join(import.meta.dirname, 'workflows.bundle.js');
-  if (existsSync(codePath)) return { workflowBundle: { codePath } };
-  return { workflowsPath: path.join(import.meta.dirname, 'workflows', 'index.ts') };
-}
 
 /** Aborted by SIGTERM or SIGINT. An impatient second Ctrl-C ends the process at once. */
 function stopSignal({ shutdownSeconds }: Config, logger: Logger): AbortSignal {
