@@ -11,6 +11,12 @@ export interface WorkerOptions {
   logFile?: string;
 }
 
+/** Those of `npm start`. */
+const NODE_OPTIONS = [
+  '--disable-warning=TimeoutNegativeWarning',
+  '--max-semi-space-size=4',
+  '--max-old-space-size=256',
+];
 const READY_WITHIN_MS = 60_000;
 
 export class WorkerProcess implements AsyncDisposable {
@@ -22,7 +28,7 @@ export class WorkerProcess implements AsyncDisposable {
   constructor({ env, logFile }: WorkerOptions) {
     this.#logFile = logFile;
     this.metricsAddress = env.SA01_METRICS_ADDRESS ?? '127.0.0.1:9464';
-    this.process = spawn(process.execPath, ['--disable-warning=TimeoutNegativeWarning', 'src/worker.ts'], {
+    this.process = spawn(process.execPath, [...NODE_OPTIONS, 'src/worker.ts'], {
       env: { ...process.env, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });

@@ -137,7 +137,7 @@ test('a relay that froze inside its transaction does not hold up its successor',
   const rows = numberedRows({ topics: [topic], keys: 3, perKey: 10 });
   await insertRows(database.client, rows);
   const frozen = await database.connect();
-  await OutboxJournal.takeOver(frozen, 0, 1, 'frozen');
+  await OutboxJournal.takeOver(frozen, 0, database.deployment, 'frozen');
   // As far as a relay gets that is stopped between marking its rows and the commit.
   await frozen.query('BEGIN');
   await frozen.query(`UPDATE core_outboxmessage SET status = 'published'`);

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import pg from 'pg';
-import { settleDeployment } from '../../src/database/deployment.ts';
+import { type Deployment, settleDeployment } from '../../src/database/deployment.ts';
 import { migrate } from '../../src/database/migrate.ts';
 import { OutboxJournal } from '../../src/database/outboxJournal.ts';
 import { copyIn, type DjangoDatabase, djangoDatabase } from '../support/django.ts';
@@ -86,14 +86,14 @@ describe('A database that Django set up', () => {
     const { client } = database;
     await oldRows(client);
     await migrate(database.url);
-    await settleDeployment(client, 1);
+    const deployment = await settleDeployment(client, 1);
     const added = await djangoInsert(client);
     const { rows } = await client.query<{ id: string }>(
       `SELECT id FROM core_outboxmessage WHERE status = 'pending' AND id <> $1 ORDER BY created_at, id`,
       [added],
     );
     assert.equal(rows.length, 100);
-    const journal = await OutboxJournal.takeOver(client, 0, 1, 'test');
+    const journal = await OutboxJournal.takeOver(client, 0, deployment, 'test');
     const { batch } = await journal.open(0, 1_000);
     assert.deepEqual(
       batch?.records.map(({ id }) => id),
@@ -104,12 +104,13 @@ describe('A database that Django set up', () => {
 
 describe('A neighbour that may only read and write the public tables', () => {
   let database: DjangoDatabase;
+  let deployment: Deployment;
   let neighbour: pg.Client;
 
   before(async () => {
     database = await djangoDatabase();
     await migrate(database.url);
-    await settleDeployment(database.client, 2);
+    deployment = await settleDeployment(database.client, 2);
     neighbour = await connectAs(database.urlFor(database.roles.neighbour));
   });
   after(async () => {
@@ -238,7 +239,7 @@ describe('A neighbour that may only read and write the public tables', () => {
     await database.client.query('TRUNCATE orchestrator.outbox_waiting');
     assert.equal(await notifications(() => djangoInsert(neighbour)), 0);
     const client = await database.connect();
-    const journal = await OutboxJournal.takeOver(client, 1, 2, 'test');
+    const journal = await OutboxJournal.takeOver(client, 1, deployment, 'test');
     await journal.setWaiting(true);
     assert.equal(await notifications(() => djangoInsert(neighbour)), 1);
   });

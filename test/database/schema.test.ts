@@ -27,7 +27,7 @@ const mismatch = (wanted: number, was: number) => (error: unknown) => {
   assert.equal(error.retryable, false);
   assert.equal(
     error.message,
-    `SA01_OUTBOX_SHARDS is ${wanted}, but this database was set up with ${was}: set it to ${was}`,
+    `SA01_OUTBOX_SHARDS is ${wanted}, but this database was set up with ${was}: unset it, or change the number by \`npm run outbox -- shards ${wanted}\``,
   );
   return true;
 };

@@ -23,4 +23,13 @@ export class Random {
   oneOf<T>(choices: readonly T[]): T {
     return choices[this.between(0, choices.length - 1)]!;
   }
+
+  shuffled<T>(things: readonly T[]): T[] {
+    const mixed = [...things];
+    for (let last = mixed.length - 1; last > 0; last -= 1) {
+      const other = this.between(0, last);
+      [mixed[last], mixed[other]] = [mixed[other]!, mixed[last]!];
+    }
+    return mixed;
+  }
 }

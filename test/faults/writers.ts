@@ -5,14 +5,19 @@ import type { Random } from './random.ts';
 
 /** By this name the server knows the connections of writers, also of those that gave up waiting for a commit. */
 export const WRITER = 'fault-writer';
+/** For each connection; a writer has many in its life. */
 const KEYS = 500;
-/** One row in this many is large: batches are cut by bytes as well as by rows. */
-const LARGE_EVERY = 200;
+const KEYLESS_EVERY = 20;
+/** One row in so many is of that size, the first that fits: batches are cut by bytes as well as by rows. */
+const SIZES = [
+  { oneIn: 2_000, from: 300_000, to: 900_000 },
+  { oneIn: 200, from: 10_000, to: 300_000 },
+  { oneIn: 1, from: 0, to: 500 },
+];
 
 export interface WriterOptions {
   url: string;
   topic: string;
-  /** Its own, because a key's order is only defined among the rows of one connection. */
   name: string;
   random: Random;
   until: AbortSignal;
@@ -24,7 +29,7 @@ export interface WriterOptions {
  */
 export async function write({ url, topic, name, random, until }: WriterOptions): Promise<void> {
   let number = 0;
-  while (!until.aborted) {
+  for (let connection = 1; !until.aborted; connection += 1) {
     const client = new pg.Client({
       connectionString: url,
       application_name: WRITER,
@@ -36,7 +41,9 @@ export async function write({ url, topic, name, random, until }: WriterOptions):
       await client.connect();
       while (!until.aborted) {
         const size = random.between(1, 50);
-        const key = () => `${name}-${random.between(1, KEYS)}`;
+        // An order is defined among the rows of one connection: a former one may commit long after it was given up.
+        const key = () =>
+          random.between(1, KEYLESS_EVERY) === 1 ? null : `${name}.${connection}-${random.between(1, KEYS)}`;
         const rollBack = random.next() < 0.1;
         await client.query('BEGIN');
         await insertRows(
@@ -59,10 +66,6 @@ export async function write({ url, topic, name, random, until }: WriterOptions):
 }
 
 function payloadOf(number: number, rolledBack: boolean, random: Random): unknown {
-  const large = random.between(1, LARGE_EVERY) === 1;
-  return {
-    number,
-    rolledBack,
-    padding: 'x'.repeat(large ? random.between(10_000, 300_000) : random.between(0, 500)),
-  };
+  const { from, to } = SIZES.find(({ oneIn }) => random.between(1, oneIn) === 1)!;
+  return { number, rolledBack, padding: 'x'.repeat(random.between(from, to)) };
 }

@@ -1,3 +1,4 @@
+import './kafkajsAborted.ts';
 import { randomUUID } from 'node:crypto';
 import kafkajs, { type EachMessagePayload, type Kafka, logLevel } from 'kafkajs';
 import { eventually } from './eventually.ts';
@@ -55,7 +56,9 @@ export async function readTopics(topics: string[], partitions = 6): Promise<Topi
     retry: { ...patience, restartOnFailure: async () => !closed },
   });
   await consumer.connect();
-  await consumer.subscribe({ topics, fromBeginning: true });
+  await eventually('the subscription', () =>
+    consumer.subscribe({ topics, fromBeginning: true }).then(() => true),
+  );
   const next = new Map<string, bigint>();
   await consumer.run({
     eachMessage: async (payload) => {

@@ -3,17 +3,27 @@ import { type OutboxRelayDependencies, relayOutboxShard } from '../../src/activi
 import type { Deployment } from '../../src/database/deployment.ts';
 import { OutboxWakeUps } from '../../src/database/outboxWakeUps.ts';
 import type { OutboxRelayReport } from '../../src/domain/outbox.ts';
+import { OutboxTopics } from '../../src/domain/outboxTopics.ts';
 import { createKafka } from '../../src/kafka/client.ts';
 import { KafkajsOutboxPublisher, type OutboxPublisher } from '../../src/kafka/outboxPublisher.ts';
 import { testStack } from './stack.ts';
 
 const logger = pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
-const partitions = { conversationTopic: 'conversation.inbound', defaultPartitions: 6 };
 
-export function openPublisher(deploymentId: string, shard: number): OutboxPublisher {
-  const brokers = testStack().env().SA01_KAFKA_BOOTSTRAP_SERVERS!.split(',');
+export function openPublisher(
+  deploymentId: string,
+  shard: number,
+  brokers = testStack().env().SA01_KAFKA_BOOTSTRAP_SERVERS!.split(','),
+  { topics = new OutboxTopics(), createTopics = true } = {},
+): OutboxPublisher {
   const kafka = createKafka({ brokers, ssl: false, sasl: undefined }, logger);
-  return new KafkajsOutboxPublisher({ kafka, deploymentId, shard, partitions });
+  return new KafkajsOutboxPublisher({
+    kafka,
+    deploymentId,
+    shard,
+    partitions: { conversationTopic: 'conversation.inbound', defaultPartitions: 6, createTopics },
+    topics,
+  });
 }
 
 export interface RunningRelay extends AsyncDisposable {
@@ -32,10 +42,12 @@ export function startRelay(
   const wakeUps = new OutboxWakeUps(database.url);
   const controller = new AbortController();
   const reports: OutboxRelayReport[] = [];
+  const topics = new OutboxTopics();
   const dependencies: OutboxRelayDependencies = {
     databaseUrl: database.url,
-    outboxShards: database.deployment.outboxShards,
-    openPublisher: (of) => openPublisher(database.deployment.id, of),
+    deployment: database.deployment,
+    openPublisher: (of) => openPublisher(database.deployment.id, of, undefined, { topics }),
+    topics,
     wakeUps,
     owner: 'test',
     logger,

@@ -1,8 +1,7 @@
-import path from 'node:path';
 import { CancelledFailure, heartbeat, sleep } from '@temporalio/activity';
-import { bundleWorkflowCode, DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
-import type { OutboxActivities } from '../../src/activities/outbox.ts';
+import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { relayTaskQueue } from '../../src/domain/outbox.ts';
+import { workflowBundle } from '../../src/workflowBundle.ts';
 import { testStack } from './stack.ts';
 
 // Workflows and activities that fail on purpose are no news here.
@@ -20,21 +19,12 @@ export async function beatUntilCancelled(): Promise<void> {
   }
 }
 
-let bundle: ReturnType<typeof bundleWorkflowCode> | undefined;
-
-/** The workflows as the worker runs them; bundled once a test file. */
-export function workflowBundle() {
-  const workflowsPath = path.join(import.meta.dirname, '../../src/workflows/index.ts');
-  bundle ??= bundleWorkflowCode({ workflowsPath, logger: new DefaultLogger('ERROR') });
-  return bundle;
-}
-
-/** Runs the real workflows on the run's Temporal, with activities that the test steers. */
-export async function runWorkflows(namespace: string, taskQueue: string, activities: OutboxActivities) {
+/** Runs the real workflows on the run's Temporal, with activities of the test's choice on both queues. */
+export async function runWorkflows(namespace: string, taskQueue: string, activities: object) {
   const connection = await NativeConnection.connect({ address: testStack().env().SA01_TEMPORAL_HOST! });
   const common = { connection, namespace, maxHeartbeatThrottleInterval: '100 milliseconds' } as const;
   const workers = [
-    await Worker.create({ ...common, taskQueue, workflowBundle: await workflowBundle() }),
+    await Worker.create({ ...common, taskQueue, workflowBundle: await workflowBundle(), activities }),
     await Worker.create({ ...common, taskQueue: relayTaskQueue(taskQueue), activities }),
   ];
   const running = workers.map((worker) => worker.run());
