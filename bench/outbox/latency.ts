@@ -18,11 +18,15 @@ export interface LatencyPlan {
   idleRows: number;
 }
 
-interface Target {
-  shards: number;
-  deployment: RelayDeployment;
-  pid: number;
+/** From a table to whoever reads its topic. */
+export interface Route {
+  deployment: Pick<RelayDeployment, 'database' | 'topic'>;
   consumer: Consumer;
+}
+
+interface Target extends Route {
+  shards: number;
+  pid: number;
 }
 
 /**
@@ -62,7 +66,7 @@ export async function measureLatency(reporter: Reporter, plan: LatencyPlan): Pro
 async function openTarget(undo: AsyncDisposableStack, shards: number): Promise<Target> {
   const deployment = undo.use(await relayDeployment(shards));
   const worker = await deployment.start();
-  const consumer = undo.use(await consume(deployment.topic));
+  const consumer = undo.use(await consume([deployment.topic]));
   return { shards, deployment, pid: worker.process.pid!, consumer };
 }
 
@@ -100,8 +104,8 @@ async function measureAtRate(
 }
 
 /** The latency of each row in milliseconds, in the order in which they were written. */
-async function writeAndWait(
-  { deployment: { database, topic }, consumer: { seen } }: Target,
+export async function writeAndWait(
+  { deployment: { database, topic }, consumer: { seen } }: Route,
   rows: number,
   pauseMs: WriterTask['pauseMs'],
 ): Promise<number[]> {
@@ -128,23 +132,24 @@ function report(reporter: Reporter, name: string, latencies: number[], shares: n
   }
 }
 
-interface Consumer extends AsyncDisposable {
+export interface Consumer extends AsyncDisposable {
   /** When each message, by id, arrived. */
   seen: Map<string, number>;
 }
 
 /** Asks again after 10 ms without news, so its own wait is a small part of what is measured. */
-async function consume(topic: string): Promise<Consumer> {
+export async function consume(topics: string[]): Promise<Consumer> {
   const kafka = testKafka();
   const seen = new Map<string, number>();
-  const consumer = kafka.consumer({ groupId: topic, maxWaitTimeInMs: 10, readUncommitted: false });
+  const consumer = kafka.consumer({ groupId: topics[0]!, maxWaitTimeInMs: 10, readUncommitted: false });
   await consumer.connect();
-  await consumer.subscribe({ topic, fromBeginning: true });
+  await consumer.subscribe({ topics, fromBeginning: true });
   await consumer.run({
     autoCommit: false,
     eachBatch: async ({ batch }) => {
       const now = monotonicMs();
-      for (const { headers } of batch.messages) seen.set(String(headers?.message_id), now);
+      // Debezium's router calls it id.
+      for (const { headers } of batch.messages) seen.set(String(headers?.message_id ?? headers?.id), now);
     },
   });
   return { seen, [Symbol.asyncDispose]: () => consumer.disconnect() };

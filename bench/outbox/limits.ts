@@ -12,7 +12,7 @@ import { newTopic } from './topics.ts';
 
 const BATCH = 1_000;
 
-interface Setting {
+export interface Setting {
   database: Awaited<ReturnType<typeof outboxDatabase>>;
   topic: string;
   rows: number;
@@ -61,7 +61,7 @@ async function runOnce(name: string, rows: number): Promise<number> {
 }
 
 /** The relay itself, in this process. */
-async function relayAlone({ database, rows }: Setting): Promise<number> {
+export async function relayAlone({ database, rows }: Setting): Promise<number> {
   await using relay = startRelay(database, 0);
   // The relay ends by itself only with an error.
   await Promise.race([untilDelivered(database.client, rows), relay.done]);
@@ -69,7 +69,7 @@ async function relayAlone({ database, rows }: Setting): Promise<number> {
 }
 
 /** What anyone would write first: claim, one Kafka transaction by the same guarded client, mark. Not exactly once. */
-async function plainLoop({ database, topic, rows }: Setting): Promise<number> {
+export async function plainLoop({ database, topic, rows }: Setting): Promise<number> {
   const publisher = openPublisher(database.deployment.id, 0);
   try {
     await publisher.initialise();
@@ -111,7 +111,7 @@ async function kafkaAlone({ database, topic, rows }: Setting): Promise<number> {
 /** The relay's own statements, without Kafka between them. */
 async function journalAlone({ database, rows }: Setting): Promise<number> {
   const client = await database.connect();
-  const journal = await OutboxJournal.takeOver(client, 0, 1, 'bench');
+  const journal = await OutboxJournal.takeOver(client, 0, database.deployment, 'bench');
   return timed(rows, async () => {
     let { batch } = await journal.open(0, BATCH);
     while (batch) {

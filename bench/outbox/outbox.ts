@@ -1,13 +1,15 @@
 import type { Bench, BenchRun } from '../report.ts';
+import { measureBacklog } from './backlog.ts';
 import { measureDrain } from './drain.ts';
 import { measureLatency } from './latency.ts';
 import { measureLimits } from './limits.ts';
 import { warmUpKafka } from './topics.ts';
+import { measureVersus } from './versus.ts';
 
 /** How the outbox relay does: see bench/README.md for what each measurement means. */
 export const outbox: Bench = {
   about: 'the outbox relay: drain rate, commit-to-consume latency, raw limits, memory',
-  parts: ['limits', 'drain', 'latency'],
+  parts: ['limits', 'drain', 'latency', 'versus', 'backlog'],
   run,
 };
 
@@ -30,6 +32,29 @@ async function run({ reporter, quick, parts }: BenchRun): Promise<void> {
       quick
         ? { ...common, rounds: 1, warmUpSeconds: 1, seconds: 3, idleRows: 4 }
         : { ...common, rounds: 2, warmUpSeconds: 3, seconds: 10, idleRows: 20 },
+    );
+  }
+  if (parts.includes('versus')) {
+    const latency = { rates: [200, 500] };
+    await measureVersus(
+      reporter,
+      quick
+        ? {
+            drain: { rows: 20_000, rounds: 1 },
+            latency: { ...latency, rounds: 1, warmUpSeconds: 1, seconds: 3, idleRows: 4 },
+          }
+        : {
+            drain: { rows: 200_000, rounds: 3 },
+            latency: { ...latency, rounds: 5, warmUpSeconds: 2, seconds: 6, idleRows: 6 },
+          },
+    );
+  }
+  if (parts.includes('backlog')) {
+    await measureBacklog(
+      reporter,
+      quick
+        ? { rows: 20_000, deep: 200_000, parked: [1_000, 10_000], rounds: 1 }
+        : { rows: 100_000, deep: 5_000_000, parked: [10_000, 100_000], rounds: 3 },
     );
   }
 }

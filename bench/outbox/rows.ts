@@ -4,19 +4,33 @@ import { eventually } from '../../test/support/eventually.ts';
 export const KEYS = 500;
 export const PAYLOAD_BYTES = 500;
 
-/** Pending rows as the tests' neighbours write them, in one statement: payloads of about PAYLOAD_BYTES, one header. */
-export async function fillOutbox(client: pg.ClientBase, topic: string, rows: number): Promise<void> {
+/**
+ * Pending rows as the tests' neighbours write them, by default in one statement: payloads of about PAYLOAD_BYTES, one
+ * header.
+ */
+export async function fillOutbox(
+  client: pg.ClientBase,
+  topic: string,
+  rows: number,
+  perTransaction = rows,
+): Promise<void> {
+  for (let first = 1; first <= rows; first += perTransaction) {
+    await insertRows(client, topic, first, Math.min(first + perTransaction - 1, rows));
+  }
+  // What was just written goes to disk now and not in the middle of the measurement.
+  await client.query('CHECKPOINT');
+}
+
+async function insertRows(client: pg.ClientBase, topic: string, first: number, last: number): Promise<void> {
   await client.query(
     `INSERT INTO core_outboxmessage
        (id, idempotency_key, topic, partition_key, payload, headers, created_at, attempts, max_attempts, status)
      SELECT gen_random_uuid(), gen_random_uuid(), $1, 'key-' || n % ${KEYS},
        jsonb_build_object('n', n, 'text', repeat(md5(n::text), ${Math.floor(PAYLOAD_BYTES / 32)})),
        '{"content_type": "application/json"}', now(), 0, 5, 'pending'
-     FROM generate_series(1, $2::int) AS n`,
-    [topic, rows],
+     FROM generate_series($2::int, $3::int) AS n`,
+    [topic, first, last],
   );
-  // What was just written goes to disk now and not in the middle of the measurement.
-  await client.query('CHECKPOINT');
 }
 
 /** What the journals have counted as delivered. Reads one row a shard, so one may ask often. */

@@ -1,11 +1,12 @@
 import type { WorkerProcess } from '../../stack/workerProcess.ts';
 import { outboxDatabase, type TestDatabase } from '../../test/support/database.ts';
-import { startWorker, temporalNamespace } from '../../test/support/worker.ts';
+import { startWorker, type TestNamespace, temporalNamespace } from '../../test/support/worker.ts';
 import { newTopic } from './topics.ts';
 
 export interface RelayDeployment extends AsyncDisposable {
   database: TestDatabase;
   topic: string;
+  orchestrator: TestNamespace['orchestrator'];
   start(): Promise<WorkerProcess>;
 }
 
@@ -13,7 +14,7 @@ export interface RelayDeployment extends AsyncDisposable {
 export async function relayDeployment(shards: number): Promise<RelayDeployment> {
   await using undo = new AsyncDisposableStack();
   const database = undo.use(await outboxDatabase(shards));
-  const { name: namespace } = undo.use(await temporalNamespace());
+  const { name: namespace, orchestrator } = undo.use(await temporalNamespace());
   const kept = undo.move();
   const start = async () => {
     const worker = kept.use(
@@ -30,6 +31,7 @@ export async function relayDeployment(shards: number): Promise<RelayDeployment> 
   return {
     database,
     topic: await newTopic(),
+    orchestrator,
     start,
     [Symbol.asyncDispose]: () => kept.disposeAsync(),
   };
