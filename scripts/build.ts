@@ -1,7 +1,8 @@
 // `npm run build`: what an image or a package carries. JavaScript and types in dist/, and the workflow bundle.
 import { spawnSync } from 'node:child_process';
-import { cpSync, rmSync, writeFileSync } from 'node:fs';
-import { bundleWorkflows } from './bundle.ts';
+import { cpSync, rmSync } from 'node:fs';
+import path from 'node:path';
+import { bundleWorkflows } from '../src/workflowBundle.ts';
 
 rmSync('dist', { recursive: true, force: true });
 const { status } = spawnSync('node_modules/.bin/tsc', ['--project', 'tsconfig.build.json'], {
@@ -9,4 +10,4 @@ const { status } = spawnSync('node_modules/.bin/tsc', ['--project', 'tsconfig.bu
 });
 if (status !== 0) process.exit(status ?? 1);
 cpSync('src/database/migrations', 'dist/database/migrations', { recursive: true });
-writeFileSync('dist/workflows.bundle.js', await bundleWorkflows());
+await bundleWorkflows(path.resolve('dist/workflows.bundle.js'));

@@ -1,6 +1,6 @@
 // `npm run check`: everything that can be known without a service. Types, lint and format, the workflow bundle.
 import { spawnSync } from 'node:child_process';
-import { bundleWorkflows } from './bundle.ts';
+import { workflowBundle } from '../src/workflowBundle.ts';
 
 const steps: [name: string, command: string, ...args: string[]][] = [
   ['types', 'tsc', '--project', 'tsconfig.json'],
@@ -15,4 +15,4 @@ for (const [name, command, ...args] of steps) {
 
 // Types cannot tell what the workflow sandbox forbids; the bundler can.
 console.error('check: workflow bundle');
-await bundleWorkflows();
+await workflowBundle();

@@ -48,7 +48,13 @@ test('.env.example names exactly the variables that are read, with their default
 test("Without any variable it points at the compose file's published ports", () => {
   assert.deepEqual(readConfig({}), {
     databaseUrl: 'postgresql://somaagent:somaagent@localhost:20432/somaagent_core',
-    kafka: { brokers: ['localhost:20092'], defaultPartitions: 6, ssl: false, sasl: undefined },
+    kafka: {
+      brokers: ['localhost:20092'],
+      defaultPartitions: 6,
+      createTopics: true,
+      ssl: false,
+      sasl: undefined,
+    },
     redisUrl: 'redis://localhost:20379/0',
     somabrainUrl: 'http://localhost:9696',
     temporalAddress: 'localhost:7233',
@@ -60,7 +66,7 @@ test("Without any variable it points at the compose file's published ports", () 
     spoolDir: undefined,
     backupDestination: undefined,
     healthConfig: undefined,
-    outbox: { shards: 2 },
+    outbox: { shards: undefined, retentionDays: 7 },
     logLevel: 'info',
     shutdownSeconds: 20,
   });
@@ -82,6 +88,7 @@ test('Good values come out parsed', () => {
   assert.deepEqual(config.kafka, {
     brokers: ['kafka-0:9092', 'kafka-1:9093', '[::1]:9094'],
     defaultPartitions: 6,
+    createTopics: true,
     ssl: { caFile: '/etc/ca.pem' },
     sasl: { mechanism: 'scram-sha-256', username: 'relay', password: 'a-password' },
   });
@@ -121,6 +128,7 @@ const badValues: [name: string, ...values: string[]][] = [
   ['SA01_METRICS_ADDRESS', '9464', ':9464', '::1:9464', '127.0.0.1:0'],
   ['SA01_BACKUP_DESTINATION', '/var/backups', 'file://var/backups', 's3:///prefix', 'https://bucket'],
   ['SA01_OUTBOX_SHARDS', '0', '65', '2,5'],
+  ['SA01_OUTBOX_RETENTION_DAYS', '0', '36501', '1.5', '7d'],
   ['SA01_LOG_LEVEL', 'verbose', 'INFO'],
   ['SA01_SHUTDOWN_SECONDS', '0', '3601', '20s'],
 ];
@@ -207,7 +215,7 @@ test('No secret ever shows up in an error, however it is spelled', () => {
 });
 
 test('Only the entry points touch the environment, to hand it to readConfig', () => {
-  const entryPoints = ['src/worker.ts', 'src/migrate.ts'];
+  const entryPoints = ['src/worker.ts', 'src/migrate.ts', 'src/outboxCommand.ts'];
   const readers = globSync('src/**/*.ts', { cwd: root })
     .map((file) => file.split(path.sep).join('/'))
     .filter((file) => file !== 'src/config.ts')

@@ -191,6 +191,22 @@ const table: Case[] = [
       "export { a } from 'pg';": [grit],
     },
   ),
+  ...cases(
+    'src/commands/repair.ts',
+    [
+      "export { a } from './books.ts';",
+      "export { a } from '../resources.ts';",
+      "export { a } from '../kafka/client.ts';",
+      "import type { Kafka } from 'kafkajs';",
+      "import type pg from 'pg';",
+    ],
+    {
+      "export { a } from '../../stack/kafka.ts';": [imports],
+      "export { a } from '../kafka/../../test/support.ts';": [imports],
+      "import { Kafka } from 'kafkajs';": [grit],
+      "import pg from 'pg';": [grit],
+    },
+  ),
 ];
 
 interface Report {

@@ -3,7 +3,7 @@ import { globSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import { Worker } from '@temporalio/worker';
-import { workflowBundle } from '../support/workflows.ts';
+import { workflowBundle } from '../../src/workflowBundle.ts';
 
 const histories = globSync(path.join(import.meta.dirname, 'histories', '*.json'));
 
