@@ -44,9 +44,10 @@ export type TakeoverDecision =
  *   mark = n-1           mark = n                                  mark = n, none open
  *   → resend             → settle                                  → proceed
  *
- * Sound only if asked in this order: fence the predecessor in Postgres, fence it in Kafka (which ends its last
- * transaction one way or the other), read the mark, and only then read the journal. Every other combination means
- * that one side was set back (Postgres restored from an older copy, the group's offsets deleted or expired).
+ * Sound only if both sides are fenced (epoch raised, producer initialised, which ends its predecessor's last
+ * transaction one way or the other) before mark or journal is read, and the mark is read behind a barrier. Every other
+ * combination means that one side was set back (Postgres restored from an older copy, the group's offsets deleted or
+ * expired).
  */
 export function decideTakeover(journal: Journal, mark: Mark | undefined): TakeoverDecision {
   const { settled, open } = journal;

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { WorkflowFailedError } from '@temporalio/client';
 import { createOutboxDeliveryActivities } from '../../src/activities/outboxDelivery.ts';
 import { OrchestratorClient } from '../../src/client.ts';
@@ -62,11 +63,15 @@ async function rig({ attempts = 1, maxAttempts = 5, seconds = 3_600 }: Parked = 
     workflow,
     delivery,
     hooks,
-    is: (status: string) =>
-      eventually(`the row to be ${status}`, async () => {
-        const { rows } = await client.query('SELECT status FROM core_outboxmessage WHERE id = $1', [id]);
-        return rows[0].status === status;
-      }),
+    is: (status: string, withinMs = 60_000) =>
+      eventually(
+        `the row to be ${status}`,
+        async () => {
+          const { rows } = await client.query('SELECT status FROM core_outboxmessage WHERE id = $1', [id]);
+          return rows[0].status === status;
+        },
+        { withinMs },
+      ),
     says: (state: string, attempts: number) =>
       eventually(`${state} after attempt ${attempts}`, async () => {
         const status = await delivery.status();
@@ -115,7 +120,7 @@ test('An outage is no attempt: the workflow waits for the relay however long it 
   await rigged.says('trying', 1);
   const attempt = await rigged.attemptInTemporal();
   // Longer than the retry policy would wait, and the activity is still the same attempt.
-  await eventually('four seconds', () => new Promise((resolve) => setTimeout(() => resolve(true), 4_000)));
+  await delay(4_000);
   assert.equal(await rigged.attemptInTemporal(), attempt);
   await rigged.set(`status = 'published', published_at = now()`);
   assert.equal((await rigged.delivery.result()).state, 'delivered');
@@ -133,6 +138,21 @@ test('retryNow makes the next attempt at once, and after it the usual wait begin
   const wait = (Date.parse(next_retry_at!) - Date.now()) / 1000;
   assert.ok(wait > 1 && wait <= 4, `next attempt in ${wait} s`);
   await rigged.is('pending');
+  await rigged.set(`status = 'published', published_at = now()`);
+  assert.equal((await rigged.delivery.result()).state, 'delivered');
+});
+
+test('A worker that dies in the last attempt: the workflow goes on by what the row says', async () => {
+  await using rigged = await rig({ maxAttempts: 2 });
+  await rigged.says('waiting', 1);
+  let attempts = 0;
+  rigged.hooks.beforeDelivery = async () => {
+    attempts += 1;
+    // Longer than the heartbeat timeout, and all that Temporal was to try.
+    if (attempts <= 2) await delay(60_000, undefined, { ref: false });
+  };
+  await rigged.delivery.retryNow();
+  await rigged.is('pending', 120_000);
   await rigged.set(`status = 'published', published_at = now()`);
   assert.equal((await rigged.delivery.result()).state, 'delivered');
 });
