@@ -15,6 +15,12 @@ CREATE TABLE orchestrator.migration (
   CONSTRAINT migration_pkey PRIMARY KEY (id)
 );
 
+CREATE TABLE orchestrator.outbox_delivery (
+  message_id uuid NOT NULL,
+  started_at timestamp with time zone,
+  CONSTRAINT outbox_delivery_pkey PRIMARY KEY (message_id)
+);
+
 CREATE TABLE orchestrator.outbox_journal (
   shard integer NOT NULL,
   epoch bigint NOT NULL DEFAULT 0,
@@ -48,6 +54,9 @@ CREATE TABLE public.core_deadlettermessage (
   resolved_at timestamp with time zone,
   resolved_by character varying(255),
   resolution_notes text,
+  partition_key character varying(255),
+  original_seq bigint,
+  replay_id uuid,
   CONSTRAINT core_deadlettermessage_pkey PRIMARY KEY (id)
 );
 
@@ -109,6 +118,8 @@ CREATE INDEX core_outboxmessage_status_created_at ON public.core_outboxmessage U
 CREATE INDEX core_outboxmessage_topic_status ON public.core_outboxmessage USING btree (topic, status);
 CREATE INDEX core_pendingmemory_synced_created_at ON public.core_pendingmemory USING btree (synced, created_at);
 CREATE INDEX core_pendingmemory_tenant_id_synced ON public.core_pendingmemory USING btree (tenant_id, synced);
+CREATE INDEX orchestrator_deadletter_replay ON public.core_deadlettermessage USING btree (replay_id) WHERE ((replay_id IS NOT NULL) AND (NOT resolved));
+CREATE INDEX orchestrator_idempotency_expires ON public.core_idempotencyrecord USING btree (expires_at);
 CREATE INDEX orchestrator_outbox_parked ON public.core_outboxmessage USING btree (topic, partition_key, relay_seq) WHERE ((status)::text = 'failed'::text);
 CREATE INDEX orchestrator_outbox_pending_2 ON public.core_outboxmessage USING btree (abs((hashtextextended((COALESCE(partition_key, ((id)::text)::character varying))::text, (0)::bigint) % (2)::bigint)), relay_seq) WHERE ((status)::text = 'pending'::text);
 

@@ -134,11 +134,25 @@ test('keys fall into the partitions that Apache Kafka computes in its own test o
 });
 
 suite('errors', () => {
-  test('a record that is too large for its topic is a rejection', async () => {
+  test('a record that is known to be too large for its topic is refused before anything is sent', async () => {
+    const topic = uniqueTopic();
+    await using reader = await readTopics([topic]);
+    await using publisher = await initialised();
+    const records = [record(topic, 'small'), record(topic, 'x'.repeat(1_100_000))];
+    await assert.rejects(publisher.publisher.publish(mark(1), records), {
+      code: 'batch_rejected',
+      message: /^record_too_large: .* takes 1048588 \(max\.message\.bytes\)/,
+      topic,
+    });
+    await publisher.publisher.publish(mark(1), records.slice(0, 1));
+    await eventually('the other one', () => reader.received.length === 1);
+  });
+
+  test('a record that Kafka finds too large for its topic is a rejection', async () => {
     const topic = uniqueTopic();
     await using _reader = await readTopics([topic]);
     await using publisher = await initialised();
-    const large = record(topic, 'x'.repeat(1_100_000));
+    const large = { ...record(topic, 'small'), headers: { large: 'x'.repeat(1_100_000) } };
     await assert.rejects(publisher.publisher.publish(mark(1), [large]), {
       code: 'batch_rejected',
       message: /^record_too_large: MESSAGE_TOO_LARGE/,

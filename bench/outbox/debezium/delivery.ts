@@ -76,7 +76,7 @@ async function isRunning(connect: Connect, resource: string): Promise<boolean> {
 
 /**
  * The outbox event router on our table. Exactly-once with a transaction for each poll (the smallest delay there is).
- * What is set beyond that helps it: short polls, batches larger than the default 2,048, a queue that holds two of
+ * What is set beyond that is meant to help it: short polls, batches larger than the default 2,048, a queue that holds two of
  * them, record batches that are not bound to 16 KiB, and nothing captured that the router has no use for.
  */
 function connectorProperties(name: string, databaseUrl: string): Record<string, string> {
