@@ -83,7 +83,7 @@ test('a batch that Kafka rejects is narrowed down: the culprit is parked, all ot
   assert.deepEqual(numbers(reader.received, 'culprit'), ['mended', 'behind']);
 });
 
-test('what Kafka refuses against all that was known of the topic is found by halving, and nothing is sent twice', async () => {
+test('what Kafka refuses against all that was known of the topic is found, and nothing is sent twice', async () => {
   await using database = await outboxDatabase();
   const topic = await topicWith({ 'max.message.bytes': '200000' });
   const normal = uniqueTopic();
@@ -100,6 +100,21 @@ test('what Kafka refuses against all that was known of the topic is found by hal
   await eventually('all others', () => reader.received.length >= rows.length);
   assertExactlyOnceInOrder(reader.received, rows);
   assert.match((await parked(database, culprit)).last_error, /^record_too_large: /);
+});
+
+test('a record that only its framing makes too large is found by halving, and nothing is sent twice', async () => {
+  await using database = await outboxDatabase();
+  const topic = await topicWith({ 'max.message.bytes': '20000' });
+  const normal = uniqueTopic();
+  await using reader = await readTopics([topic, normal]);
+  const rows = numberedRows({ topics: [topic, normal], keys: 10, perKey: 20 });
+  // In front, so that it has its topic's room for itself and shares the batch with others.
+  const [culprit] = await insertRows(database.client, [{ topic, key: 'culprit', payload: text(19_950) }]);
+  await insertRows(database.client, rows);
+  await using _relay = startRelay(database, 0);
+  await eventually('all others', () => reader.received.length >= rows.length);
+  assertExactlyOnceInOrder(reader.received, rows);
+  assert.match((await parked(database, culprit)).last_error, /^record_too_large: MESSAGE_TOO_LARGE/);
 });
 
 test('what a topic is known to refuse is asked again: its limit raised, a parked message is delivered', async () => {

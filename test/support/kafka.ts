@@ -1,4 +1,4 @@
-import './kafkajsAborted.ts';
+import '../../stack/kafkajsAborted.ts';
 import { randomUUID } from 'node:crypto';
 import kafkajs, { type EachMessagePayload, type Kafka, logLevel } from 'kafkajs';
 import { eventually } from './eventually.ts';
