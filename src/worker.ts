@@ -162,8 +162,8 @@ async function createWorkers({
     ...common,
     workflowBundle: await workflowBundle(),
     activities: {
-      ...createOutboxDeliveryActivities(resources),
-      ...createDeadLetterActivities(resources),
+      ...createOutboxDeliveryActivities({ ...resources, stop }),
+      ...createDeadLetterActivities({ ...resources, stop }),
       ...createMaintenanceActivities({
         databaseUrl: config.databaseUrl,
         retentionDays: config.outbox.retentionDays,

@@ -2,6 +2,7 @@ import { activityInfo, cancellationSignal, heartbeat, log, metricMeter } from '@
 import type { Client } from '@temporalio/client';
 import { describeError, OrchestratorError } from '../domain/errors.ts';
 import { type OutboxRelayReport, RELAY_REPORT_SIGNAL } from '../domain/outbox.ts';
+import { countDeadLetters } from './deadLetters.ts';
 import { toFailure } from './failure.ts';
 import { type OutboxRelayDependencies, relayOutboxShard } from './outboxRelay.ts';
 
@@ -67,7 +68,6 @@ function createMeters(shard: number) {
     undefined,
     'attempts that Kafka refused',
   );
-  const letters = metricMeter.createCounter('dlq_messages', undefined, 'rows that became dead letters');
   const latency = metricMeter.createHistogram(
     'outbox_publish_latency_seconds',
     'float',
@@ -79,7 +79,7 @@ function createMeters(shard: number) {
     onSettled: (rows: number) => published.add(rows, tags),
     onRejected: (rows: number, dead: number) => {
       failed.add(rows, tags);
-      if (dead > 0) letters.add(dead, tags);
+      if (dead > 0) countDeadLetters(dead);
     },
   };
 }

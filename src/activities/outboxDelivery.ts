@@ -1,4 +1,4 @@
-import { activityInfo, CancelledFailure, heartbeat, log, sleep } from '@temporalio/activity';
+import { activityInfo, heartbeat, log, sleep } from '@temporalio/activity';
 import type { Client, WorkflowHandle } from '@temporalio/client';
 import { ApplicationFailure } from '@temporalio/common';
 import type pg from 'pg';
@@ -10,7 +10,7 @@ import {
   readMessage,
   releaseMessage,
 } from '../database/outboxDelivery.ts';
-import { fromPostgres, withClient } from '../database/postgres.ts';
+import { withClient } from '../database/postgres.ts';
 import { describeError } from '../domain/errors.ts';
 import {
   DELIVERY_REPORT_SIGNAL,
@@ -19,12 +19,15 @@ import {
   outboxDeliveryWorkflowId,
   type ParkedMessage,
 } from '../domain/outboxDelivery.ts';
-import { toFailure } from './failure.ts';
+import { countDeadLetters } from './deadLetters.ts';
+import { onPostgres, unlessAway, workerStops } from './failure.ts';
 
 export interface OutboxDeliveryDependencies {
   pool: pg.Pool;
   /** For the reports of an activity to its own workflow. */
   temporal: Client;
+  /** Aborted when the worker stops: another one goes on watching. */
+  stop: AbortSignal;
 }
 
 /** The row is looked at this often at first, ever more rarely while Kafka is away. */
@@ -33,7 +36,7 @@ const MAX_POLL_MS = 2_000;
 /** An attempt that is due within this time is due. */
 const SLACK_SECONDS = 0.5;
 
-export function createOutboxDeliveryActivities({ pool, temporal }: OutboxDeliveryDependencies) {
+export function createOutboxDeliveryActivities({ pool, temporal, stop }: OutboxDeliveryDependencies) {
   return {
     /** The row as it stands, null where there is none. */
     readMessage: (id: string): Promise<ParkedMessage | null> => look(pool, id),
@@ -55,7 +58,7 @@ export function createOutboxDeliveryActivities({ pool, temporal }: OutboxDeliver
         await onPostgres(() => releaseMessage(pool, id));
       }
       await report(workflow, { ...found, status: 'pending', nextRetryAt: null });
-      const outcome = await watch(pool, id, found.attempts);
+      const outcome = await watch(pool, found, stop);
       return outcome?.status === 'failed' ? rejected(workflow, outcome) : outcome;
     },
 
@@ -64,7 +67,8 @@ export function createOutboxDeliveryActivities({ pool, temporal }: OutboxDeliver
 
     /** Gives the message up, unless an attempt is under way; the row as it stands afterwards. */
     async discardMessage(id: string): Promise<ParkedMessage | null> {
-      await onPostgres(() => withClient(pool, (client) => discardMessage(client, id)));
+      const dead = await onPostgres(() => withClient(pool, (client) => discardMessage(client, id)));
+      if (dead) countDeadLetters(1);
       return look(pool, id);
     },
   };
@@ -76,18 +80,18 @@ const look = async (pool: pg.Pool, id: string): Promise<ParkedMessage | null> =>
   (await onPostgres(() => readMessage(pool, id))) ?? null;
 
 /** Until the message is delivered, dead, or refused once more. Postgres may be away meanwhile. */
-async function watch(pool: pg.Pool, id: string, attempts: number): Promise<ParkedMessage | null> {
-  for (let pause = MIN_POLL_MS; ; pause = Math.min(MAX_POLL_MS, pause * 1.5)) {
+async function watch(
+  pool: pg.Pool,
+  { id, attempts }: ParkedMessage,
+  stop: AbortSignal,
+): Promise<ParkedMessage | null> {
+  for (let pause = MIN_POLL_MS; !stop.aborted; pause = Math.min(MAX_POLL_MS, pause * 1.5)) {
     heartbeat();
     await sleep(pause);
-    try {
-      const found = await look(pool, id);
-      if (found === null || isSettled(found) || found.attempts > attempts) return found;
-    } catch (error) {
-      if (error instanceof CancelledFailure) throw error;
-      log.debug('the message cannot be read', { error: describeError(error) });
-    }
+    const found = await unlessAway(async () => (await readMessage(pool, id)) ?? null);
+    if (found === null || (found && (isSettled(found) || found.attempts > attempts))) return found;
   }
+  throw workerStops();
 }
 
 async function rejected(workflow: WorkflowHandle, message: ParkedMessage): Promise<never> {
@@ -104,14 +108,6 @@ async function report(workflow: WorkflowHandle, message: ParkedMessage): Promise
   await workflow.signal(DELIVERY_REPORT_SIGNAL, message).catch((error: unknown) => {
     log.debug('report not delivered', { error: describeError(error) });
   });
-}
-
-async function onPostgres<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    throw toFailure(fromPostgres(error));
-  }
 }
 
 export interface DeliveryStarts {

@@ -56,13 +56,13 @@ export interface Resolution {
 export async function resolveLetters(
   client: Queryable,
   selection: LetterSelection,
-  { by, notes, limit }: Resolution & { limit: number | undefined },
+  { by, notes, limit }: Resolution & { limit: number },
 ): Promise<number> {
   const { rowCount } = await client.query(
     `UPDATE public.core_deadlettermessage SET resolved = true, resolved_at = now(), resolved_by = $6, resolution_notes = $7
      WHERE id IN (
        SELECT id FROM public.core_deadlettermessage AS letter WHERE ${SELECTED} ORDER BY ${ORDER} LIMIT $5 FOR UPDATE)`,
-    [...parameters(selection), limit ?? null, by, notes ?? 'resolved without a replay'],
+    [...parameters(selection), limit, by, notes ?? 'resolved without a replay'],
   );
   return rowCount ?? 0;
 }

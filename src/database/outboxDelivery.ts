@@ -53,10 +53,10 @@ export async function hurryMessage(client: Queryable, id: string): Promise<void>
 
 /**
  * Gives up a parked row: it becomes `dead`, with its letter. A pending row is left alone, because it may be in a batch
- * on its way: only its relay knows.
+ * on its way: only its relay knows. Returns whether it was given up.
  */
-export async function discardMessage(client: pg.ClientBase, id: string): Promise<void> {
-  await inTransaction(client, async () => {
+export async function discardMessage(client: pg.ClientBase, id: string): Promise<boolean> {
+  return inTransaction(client, async () => {
     const { rows } = await client.query<{ topic: string; last_error: string | null }>(
       `UPDATE public.core_outboxmessage SET status = 'dead', failed_at = now(), next_retry_at = NULL
        WHERE id = $1 AND status = 'failed' RETURNING topic, last_error`,
@@ -70,6 +70,7 @@ export async function discardMessage(client: pg.ClientBase, id: string): Promise
     }));
     await writeDeadLetters(client, dead);
     await client.query(WAKE_UP);
+    return dead.length > 0;
   });
 }
 

@@ -14,6 +14,7 @@ export const errorCatalogue = {
   batch_rejected: { retryable: true },
   message_rejected: { retryable: true },
   relay_fenced: { retryable: true },
+  worker_stopped: { retryable: true },
   shard_stopped: { retryable: false },
   unknown_shard: { retryable: false },
   shard_count_mismatch: { retryable: false },

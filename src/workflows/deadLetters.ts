@@ -23,6 +23,8 @@ export const replayStatusQuery = defineQuery<DeadLetterReplayStatus>('status');
 
 /** So many letters are under way at once; their ids go through the history. */
 const PAGE = 100;
+/** So many are resolved in one statement. */
+const RESOLVE_PAGE = 5_000;
 
 const { previewLetters, resolveLetters, putBackLetters } = proxyActivities<DeadLetterActivities>({
   startToCloseTimeout: '1 minute',
@@ -99,8 +101,13 @@ class Replay {
 
   async resolve(): Promise<void> {
     this.become('resolving');
-    const resolved = await resolveLetters(this.selection, this.resolution, this.limit);
-    this.status = { ...this.status, resolved };
+    for (let more = true; more; ) {
+      const { resolved } = this.status;
+      const limit = Math.min(RESOLVE_PAGE, (this.limit ?? Number.POSITIVE_INFINITY) - resolved);
+      const done = limit > 0 ? await resolveLetters(this.selection, this.resolution, limit) : 0;
+      this.status = { ...this.status, resolved: resolved + done };
+      more = done === limit && limit > 0;
+    }
   }
 
   /** The next letters, until each is delivered or dead; false when there are no more. */

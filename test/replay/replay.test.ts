@@ -11,10 +11,8 @@ assert.ok(histories.length > 0, 'there are recorded histories');
 
 for (const file of histories) {
   test(`the workflows replay ${path.basename(file)}`, async () => {
-    await Worker.runReplayHistory(
-      { workflowBundle: await workflowBundle() },
-      JSON.parse(readFileSync(file, 'utf8')),
-      'outbox-relay-0',
-    );
+    const history = JSON.parse(readFileSync(file, 'utf8'));
+    const { workflowId } = history.events[0].workflowExecutionStartedEventAttributes;
+    await Worker.runReplayHistory({ workflowBundle: await workflowBundle() }, history, workflowId);
   });
 }

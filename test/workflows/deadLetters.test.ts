@@ -27,7 +27,13 @@ async function rig(letters: number) {
   const pool = openPool(database.url);
   stack.defer(() => pool.end());
   const namespace = stack.use(await temporalNamespace());
-  stack.use(await runWorkflows(namespace.name, taskQueue, createDeadLetterActivities({ pool })));
+  stack.use(
+    await runWorkflows(
+      namespace.name,
+      taskQueue,
+      createDeadLetterActivities({ stop: new AbortController().signal, pool }),
+    ),
+  );
   const start = async (input?: unknown, workflowId = 'replay') => {
     const handle = await namespace.client.workflow.start(deadLetterReplay, {
       workflowId,

@@ -34,7 +34,11 @@ async function rig({ attempts = 1, maxAttempts = 5, seconds = 3_600 }: Parked = 
   const pool = openPool(database.url);
   stack.defer(() => pool.end());
   const namespace = stack.use(await temporalNamespace());
-  const real = createOutboxDeliveryActivities({ pool, temporal: namespace.client });
+  const real = createOutboxDeliveryActivities({
+    stop: new AbortController().signal,
+    pool,
+    temporal: namespace.client,
+  });
   /** What happens right before the next attempt is looked at. */
   const hooks = { beforeDelivery: async () => {} };
   const activities = {

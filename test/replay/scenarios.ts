@@ -1,0 +1,156 @@
+// What the recorded histories go through: each workflow with activities that are steered to make it do all that it can.
+import { ApplicationFailure } from '@temporalio/activity';
+import type { Workflow, WorkflowHandle } from '@temporalio/client';
+import { type PurgeProgress, purgeStart } from '../../src/domain/maintenance.ts';
+import type { OutboxRelayReport } from '../../src/domain/outbox.ts';
+import type { ParkedMessage } from '../../src/domain/outboxDelivery.ts';
+import { eventually } from '../support/eventually.ts';
+import { beatUntilCancelled } from '../support/workflows.ts';
+
+export interface Scenario {
+  type: string;
+  workflowId: string;
+  args: unknown[];
+  // biome-ignore lint/suspicious/noExplicitAny: whatever the workflow's activities take
+  activities: Record<string, (...input: any[]) => Promise<unknown>>;
+  /** Leads the workflow to where its recording may end. */
+  drive(handle: WorkflowHandle<Workflow>): Promise<unknown>;
+}
+
+const becomes = (handle: WorkflowHandle<Workflow>, state: string) =>
+  eventually(state, async () => (await handle.query<{ state: string }>('status')).state === state);
+
+const report: OutboxRelayReport = {
+  state: 'delivering',
+  totals: { delivered: 10, batches: 1 },
+  parked: 1,
+  lastError: null,
+};
+
+/** Fails at first, stops the shard at the third run, and runs until it is cancelled after that. */
+function outboxRelay(): Scenario {
+  let runs = 0;
+  return {
+    type: 'outboxRelay',
+    workflowId: 'outbox-relay-0',
+    args: [{ historyLimit: 60 }],
+    activities: {
+      async relayOutbox() {
+        runs += 1;
+        if (runs === 1) throw ApplicationFailure.create({ type: 'kafka_unavailable', message: 'no broker' });
+        if (runs === 2) return report;
+        if (runs === 3) throw ApplicationFailure.nonRetryable('Kafka knows more', 'shard_stopped');
+        await beatUntilCancelled();
+        return report;
+      },
+    },
+    async drive(handle) {
+      await becomes(handle, 'paused');
+      await handle.signal('resume');
+      await eventually('the fourth run', () => runs === 4);
+      await handle.signal('report', { ...report, state: 'waiting', lastError: 'kafka_unavailable: x' });
+      await becomes(handle, 'waiting');
+      await handle.signal('pause');
+      await becomes(handle, 'paused');
+    },
+  };
+}
+
+const message: ParkedMessage = {
+  id: '5c2e67f4-6a3b-4b0e-9a39-0f6c7d2b8a11',
+  topic: 'conversation.inbound',
+  key: 'customer-7',
+  status: 'failed',
+  attempts: 1,
+  maxAttempts: 5,
+  lastError: 'record_too_large: 2000000 bytes',
+  nextRetryAt: '2026-11-23T12:00:00.000Z',
+  secondsToRetry: 2,
+};
+
+/** Refused, hurried, under way, reported, and discarded. */
+function outboxDelivery(): Scenario {
+  let attempts = 0;
+  return {
+    type: 'outboxDelivery',
+    workflowId: `outbox-delivery/${message.id}`,
+    args: [message.id],
+    activities: {
+      readMessage: async () => message,
+      hurryMessage: async () => {},
+      discardMessage: async () => ({ ...message, status: 'dead' }),
+      async deliverMessage() {
+        attempts += 1;
+        if (attempts === 1) {
+          throw ApplicationFailure.create({
+            type: 'message_rejected',
+            message: 'refused',
+            nextRetryDelay: '1h',
+          });
+        }
+        await beatUntilCancelled();
+        throw ApplicationFailure.create({ type: 'message_rejected', message: 'refused' });
+      },
+    },
+    async drive(handle) {
+      await eventually('the first attempt', () => attempts === 1);
+      await handle.signal('retryNow');
+      await eventually('the second attempt', () => attempts === 2);
+      await handle.signal('report', { ...message, status: 'pending', nextRetryAt: null });
+      await becomes(handle, 'trying');
+      await handle.signal('discard');
+      await handle.result();
+    },
+  };
+}
+
+/** A full page, one that is not full, and what was refused again. */
+function deadLetterReplay(): Scenario {
+  const page = (letters: number) => ({
+    replays: Array.from({ length: letters }, (_, n) => ({
+      letterId: `letter-${n}`,
+      messageId: `message-${n}`,
+    })),
+    cursor: { seq: String(letters), createdAt: '2026-11-23 12:00:00+00', id: message.id },
+  });
+  let pages = 0;
+  return {
+    type: 'deadLetterReplay',
+    workflowId: 'dead-letter-replay/recorded',
+    args: [{ topic: message.topic, resolvedBy: 'ann', notes: 'mended' }],
+    activities: {
+      async putBackLetters() {
+        pages += 1;
+        return page(pages === 1 ? 100 : 3);
+      },
+      awaitReplays: async (replays: unknown[]) => ({ resolved: replays.length - 1, failed: 1, open: 0 }),
+    },
+    drive: (handle) => handle.result(),
+  };
+}
+
+/** Two runs of the activity. */
+function maintenance(): Scenario {
+  const done: PurgeProgress = { ...purgeStart(), stage: 'done', purged: { published: 7, idempotency: 1 } };
+  let runs = 0;
+  return {
+    type: 'maintenance',
+    workflowId: 'maintenance/recorded',
+    args: [{ dryRun: false }],
+    activities: {
+      async purge() {
+        runs += 1;
+        if (runs === 1) throw ApplicationFailure.create({ type: 'postgres_unavailable', message: 'away' });
+        return runs === 2 ? { ...purgeStart(), purged: { published: 5, idempotency: 0 } } : done;
+      },
+    },
+    drive: (handle) => handle.result(),
+  };
+}
+
+export const scenarios: Record<string, () => Scenario> = {
+  'outbox-relay': outboxRelay,
+  'outbox-delivery': outboxDelivery,
+  'dead-letter-replay': deadLetterReplay,
+  maintenance,
+};
