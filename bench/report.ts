@@ -10,6 +10,8 @@ export interface BenchRun {
 export interface Bench {
   about: string;
   parts: string[];
+  /** Parts that take long, and only run when they are named. */
+  onDemand: string[];
   run(run: BenchRun): Promise<void>;
 }
 

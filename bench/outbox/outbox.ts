@@ -1,15 +1,18 @@
 import type { Bench, BenchRun } from '../report.ts';
 import { measureBacklog } from './backlog.ts';
 import { measureDrain } from './drain.ts';
+import { measureFlood } from './flood.ts';
 import { measureLatency } from './latency.ts';
 import { measureLimits } from './limits.ts';
+import { measureSoak } from './soak.ts';
 import { warmUpKafka } from './topics.ts';
 import { measureVersus } from './versus.ts';
 
 /** How the outbox relay does: see bench/README.md for what each measurement means. */
 export const outbox: Bench = {
   about: 'the outbox relay: drain rate, commit-to-consume latency, raw limits, memory',
-  parts: ['limits', 'drain', 'latency', 'versus', 'backlog'],
+  parts: ['limits', 'drain', 'latency', 'versus', 'backlog', 'flood'],
+  onDemand: ['soak'],
   run,
 };
 
@@ -56,5 +59,14 @@ async function run({ reporter, quick, parts }: BenchRun): Promise<void> {
         ? { rows: 20_000, deep: 200_000, parked: [1_000, 10_000], rounds: 1 }
         : { rows: 100_000, deep: 5_000_000, parked: [10_000, 100_000], rounds: 3 },
     );
+  }
+  if (parts.includes('flood')) {
+    await measureFlood(
+      reporter,
+      quick ? { rejected: 1_000, rate: 200, seconds: 8 } : { rejected: 10_000, rate: 200, seconds: 60 },
+    );
+  }
+  if (parts.includes('soak')) {
+    await measureSoak(reporter, quick ? { minutes: 1, rate: 500 } : { minutes: 20, rate: 500 });
   }
 }

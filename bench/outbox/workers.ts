@@ -7,6 +7,7 @@ export interface RelayDeployment extends AsyncDisposable {
   database: TestDatabase;
   topic: string;
   orchestrator: TestNamespace['orchestrator'];
+  temporal: TestNamespace['client'];
   start(): Promise<WorkerProcess>;
 }
 
@@ -14,7 +15,7 @@ export interface RelayDeployment extends AsyncDisposable {
 export async function relayDeployment(shards: number): Promise<RelayDeployment> {
   await using undo = new AsyncDisposableStack();
   const database = undo.use(await outboxDatabase(shards));
-  const { name: namespace, orchestrator } = undo.use(await temporalNamespace());
+  const { name: namespace, orchestrator, client: temporal } = undo.use(await temporalNamespace());
   const kept = undo.move();
   const start = async () => {
     const worker = kept.use(
@@ -32,6 +33,7 @@ export async function relayDeployment(shards: number): Promise<RelayDeployment> 
     database,
     topic: await newTopic(),
     orchestrator,
+    temporal,
     start,
     [Symbol.asyncDispose]: () => kept.disposeAsync(),
   };
