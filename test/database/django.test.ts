@@ -56,7 +56,7 @@ async function describeTables(client: pg.ClientBase, table: string): Promise<str
 
 describe('A database that Django set up', () => {
   for (const role of ['superuser', 'member of the owning role'] as const) {
-    test(`Migrating as ${role} adds to the outbox and changes nothing else`, async () => {
+    test(`Migrating as ${role} adds columns and indexes and changes nothing else`, async () => {
       await using database = await djangoDatabase();
       const { client, roles } = database;
       const before = await describeTables(client, 'core_%');
@@ -73,8 +73,13 @@ describe('A database that Django set up', () => {
       assert.deepEqual(
         now.filter((line) => !before.includes(line)).map((line) => line.replace(/ ON .*/, '')),
         [
+          'CREATE INDEX orchestrator_deadletter_replay',
+          'CREATE INDEX orchestrator_idempotency_expires',
           'CREATE INDEX orchestrator_outbox_parked',
           'CREATE INDEX orchestrator_outbox_pending_2',
+          'core_deadlettermessage.original_seq bigint ',
+          'core_deadlettermessage.partition_key character varying255 ',
+          'core_deadlettermessage.replay_id uuid ',
           'core_outboxmessage.relay_seq bigint NOT NULL ',
         ],
       );

@@ -40,9 +40,13 @@ async function rig({ attempts = 1, maxAttempts = 5, seconds = 3_600 }: Parked = 
     temporal: namespace.client,
   });
   /** What happens right before the next attempt is looked at. */
-  const hooks = { beforeDelivery: async () => {} };
+  const hooks = { beforeDelivery: async () => {}, hurries: 0 };
   const activities = {
     ...real,
+    async hurryMessage(message: string) {
+      await real.hurryMessage(message);
+      hooks.hurries += 1;
+    },
     async deliverMessage(...[message, options]: Parameters<typeof real.deliverMessage>) {
       await hooks.beforeDelivery();
       return real.deliverMessage(message, options);
@@ -137,6 +141,8 @@ test('retryNow makes the next attempt at once, and after it the usual wait begin
   await rigged.is('pending');
   await rigged.says('trying', 1);
   await rigged.delivery.retryNow();
+  // Under way, there is nothing to hurry; heard only after the refusal, it would hurry the next attempt.
+  await eventually('the second retryNow to be heard', () => rigged.hooks.hurries === 2);
   await refuse(rigged.client, [rigged.id]);
   const { next_retry_at } = await rigged.says('waiting', 2);
   const wait = (Date.parse(next_retry_at!) - Date.now()) / 1000;
