@@ -27,5 +27,6 @@ COPY package.json ./
 COPY --from=build /app/dist dist
 USER node
 EXPOSE 9464
-# The heap's limits are those of `npm start`: with them the worker stays below 300 MB.
-CMD ["node", "--disable-warning=TimeoutNegativeWarning", "--max-semi-space-size=4", "--max-old-space-size=256", "dist/worker.js"]
+# As `npm start`: with these the worker stays below 300 MB.
+ENV MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=131072
+CMD ["node", "--disable-warning=TimeoutNegativeWarning", "--max-semi-space-size=6", "dist/worker.js"]

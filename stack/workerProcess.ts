@@ -12,11 +12,8 @@ export interface WorkerOptions {
 }
 
 /** Those of `npm start`. */
-const NODE_OPTIONS = [
-  '--disable-warning=TimeoutNegativeWarning',
-  '--max-semi-space-size=4',
-  '--max-old-space-size=256',
-];
+const NODE_OPTIONS = ['--disable-warning=TimeoutNegativeWarning', '--max-semi-space-size=6'];
+const MEMORY = { MALLOC_ARENA_MAX: '1', MALLOC_TRIM_THRESHOLD_: '131072' };
 const READY_WITHIN_MS = 60_000;
 
 export class WorkerProcess implements AsyncDisposable {
@@ -29,7 +26,7 @@ export class WorkerProcess implements AsyncDisposable {
     this.#logFile = logFile;
     this.metricsAddress = env.SA01_METRICS_ADDRESS ?? '127.0.0.1:9464';
     this.process = spawn(process.execPath, [...NODE_OPTIONS, 'src/worker.ts'], {
-      env: { ...process.env, ...env },
+      env: { ...process.env, ...MEMORY, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     const { stdout, stderr } = this.process;
