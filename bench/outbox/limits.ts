@@ -4,11 +4,14 @@ import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import { OutboxJournal } from '../../src/database/outboxJournal.ts';
 import type { OutboxRecord } from '../../src/domain/outbox.ts';
+import type { OutboxPublisher } from '../../src/kafka/outboxPublisher.ts';
 import { outboxDatabase } from '../../test/support/database.ts';
 import { openPublisher, startRelay } from '../../test/support/relay.ts';
+import { testStack } from '../../test/support/stack.ts';
 import type { Reporter } from '../report.ts';
 import { fillOutbox, KEYS, PAYLOAD_BYTES, publishedPerSecond, untilDelivered } from './rows.ts';
 import { newTopic } from './topics.ts';
+import { WirePublisher } from './wire/publisher.ts';
 
 const BATCH = 1_000;
 
@@ -23,6 +26,8 @@ const contenders: Record<string, { needsRows: boolean; run(setting: Setting): Pr
   relay_without_temporal: { needsRows: true, run: relayAlone },
   loop_without_journal: { needsRows: true, run: plainLoop },
   kafka_alone: { needsRows: false, run: kafkaAlone },
+  relay_by_wire: { needsRows: true, run: relayByWire },
+  kafka_by_wire: { needsRows: false, run: kafkaByWire },
   postgres_journal_alone: { needsRows: true, run: journalAlone },
   postgres_plain_alone: { needsRows: true, run: plainPostgres },
 };
@@ -46,6 +51,8 @@ export async function measureLimits(
   );
   reporter.compare('relay_without_temporal', 'loop_without_journal', 'what the journal leaves of it');
   reporter.compare('relay_without_temporal', 'kafka_alone', 'how close to Kafka');
+  reporter.compare('kafka_by_wire', 'kafka_alone', 'what a protocol of our own brings in Kafka');
+  reporter.compare('relay_by_wire', 'relay_without_temporal', 'and in the whole relay');
   reporter.compare('relay_without_temporal', 'postgres_journal_alone', 'how close to Postgres');
   reporter.compare('postgres_journal_alone', 'postgres_plain_alone', 'what the journal costs in Postgres');
 }
@@ -89,12 +96,32 @@ export async function plainLoop({ database, topic, rows }: Setting): Promise<num
 }
 
 /** Transactions of 1,000 records by the same guarded client, without a database. */
-async function kafkaAlone({ database, topic, rows }: Setting): Promise<number> {
+function kafkaAlone(setting: Setting): Promise<number> {
+  return publishAlone(openPublisher(setting.database.deployment.id, 0), setting);
+}
+
+/** The same transactions by a protocol of our own, see docs/decisions/0010-kafkajs-stays.md. */
+function kafkaByWire(setting: Setting): Promise<number> {
+  return publishAlone(wirePublisher(setting.database.deployment.id), setting);
+}
+
+const wirePublisher = (deploymentId: string) =>
+  new WirePublisher(testStack().env().SA01_KAFKA_BOOTSTRAP_SERVERS!.split(','), deploymentId, 0);
+
+/** The relay itself with that client. */
+async function relayByWire({ database, rows }: Setting): Promise<number> {
+  await using relay = startRelay(database, 0, {
+    openPublisher: () => wirePublisher(database.deployment.id),
+  });
+  await Promise.race([untilDelivered(database.client, rows), relay.done]);
+  return publishedPerSecond(database.client);
+}
+
+async function publishAlone(publisher: OutboxPublisher, { topic, rows }: Setting): Promise<number> {
   const value = JSON.stringify({ text: 'x'.repeat(PAYLOAD_BYTES) });
   const records = Array.from({ length: BATCH }, (_, n) =>
     record(topic, randomUUID(), `key-${n % KEYS}`, value),
   );
-  const publisher = openPublisher(database.deployment.id, 0);
   try {
     await publisher.initialise();
     // The first one creates the topic.
