@@ -52,8 +52,24 @@ async function create(admin: Admin, topic: string, plan: PartitionPlan): Promise
   });
 }
 
+/** The topic may have been created a moment ago, by another shard: until all brokers know, they deny it. */
 async function describe(admin: Admin, topic: string): Promise<TopicFacts> {
-  await untilReady(`the leaders of ${topic}`, () => hasLeaders(admin, topic));
+  let facts: TopicFacts | undefined;
+  await untilReady(`topic ${topic}`, async () => {
+    try {
+      facts = await readFacts(admin, topic);
+      return true;
+    } catch (error) {
+      if (NOT_YET.has(protocolType(error) ?? '')) return false;
+      throw error;
+    }
+  });
+  return facts!;
+}
+
+async function readFacts(admin: Admin, topic: string): Promise<TopicFacts> {
+  // Only a partition's leader answers for its offsets.
+  await admin.fetchTopicOffsets(topic);
   const { topics } = await admin.fetchTopicMetadata({ topics: [topic] });
   const settings = await readSettings(admin, topic);
   const limits = ['max.message.bytes', 'segment.bytes'].map((name) => Number(settings.get(name)));
@@ -75,17 +91,6 @@ async function readSettings(admin: Admin, topic: string): Promise<Map<string, st
     return new Map(entries.map(({ configName, configValue }) => [configName, configValue]));
   } catch (error) {
     if (protocolType(error)?.endsWith('AUTHORIZATION_FAILED')) return new Map();
-    throw error;
-  }
-}
-
-/** Only a partition's leader answers for its offsets. The topic may have been created by another shard just now. */
-async function hasLeaders(admin: Admin, topic: string): Promise<boolean> {
-  try {
-    await admin.fetchTopicOffsets(topic);
-    return true;
-  } catch (error) {
-    if (NOT_YET.has(protocolType(error) ?? '')) return false;
     throw error;
   }
 }

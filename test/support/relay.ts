@@ -2,6 +2,7 @@ import { pino } from 'pino';
 import { type OutboxRelayDependencies, relayOutboxShard } from '../../src/activities/outboxRelay.ts';
 import type { Deployment } from '../../src/database/deployment.ts';
 import { OutboxWakeUps } from '../../src/database/outboxWakeUps.ts';
+import { describeError } from '../../src/domain/errors.ts';
 import type { OutboxRelayReport } from '../../src/domain/outbox.ts';
 import { OutboxTopics } from '../../src/domain/outboxTopics.ts';
 import { createKafka } from '../../src/kafka/client.ts';
@@ -61,7 +62,8 @@ export function startRelay(
     onSettled: () => {},
     onRejected: () => {},
   }).finally(() => wakeUps.close());
-  done.catch(() => {});
+  // Some tests want it to end; in all others this is why they wait in vain.
+  done.catch((error: unknown) => console.log(`the relay of shard ${shard} ended: ${describeError(error)}`));
   const stop = async () => {
     controller.abort();
     await done;
