@@ -2,6 +2,7 @@ import { OrchestratorClient } from '../client.ts';
 import { type DeliveredRows, NO_ROWS, unsentAmong, unsentTopics } from '../database/outboxRepair.ts';
 import { isPostgresBehind, type RepairChoice, settledInKafka } from '../domain/outboxRepair.ts';
 import { decideTakeover, type Journal } from '../domain/outboxTakeover.ts';
+import { UUID } from '../domain/uuid.ts';
 import { readMessageIds } from '../kafka/outboxComparison.ts';
 import { outboxGroup } from '../kafka/outboxMarks.ts';
 import { openTemporal } from '../resources.ts';
@@ -14,8 +15,6 @@ import { assertShard, type CommandContext, refused, resumeCommand } from './comm
  * most, may the writer's clock be.
  */
 const CLOCK_TOLERANCE_MS = 10 * 60_000;
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
-
 /**
  * Mends a shard whose books in Postgres and Kafka contradict one another, as the person has chosen, and lets its relay
  * go on. Killed at any point, the same command again completes it, unless the relay has done so.

@@ -1,21 +1,11 @@
 import type pg from 'pg';
-import type { OutboxMessageStatus, ParkedMessage } from '../domain/outboxDelivery.ts';
+import type { ParkedMessage } from '../domain/outboxDelivery.ts';
 import { writeDeadLetters } from './deadLetters.ts';
 import { shardExpression } from './deployment.ts';
 import { WAKE_UP } from './outboxWakeUps.ts';
 import { inTransaction, type Queryable } from './postgres.ts';
 
-interface MessageRow {
-  id: string;
-  topic: string;
-  key: string | null;
-  status: OutboxMessageStatus;
-  attempts: number;
-  maxAttempts: number;
-  lastError: string | null;
-  nextRetryAt: Date | null;
-  secondsToRetry: number;
-}
+type MessageRow = Omit<ParkedMessage, 'nextRetryAt'> & { nextRetryAt: Date | null };
 
 /** Where people park a message for ever, by 'infinity' for example, its next attempt is in ten years. */
 const PLANNED = `CASE WHEN next_retry_at IS NOT NULL

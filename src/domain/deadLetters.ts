@@ -1,3 +1,4 @@
+import { UUID } from './uuid.ts';
 /** What `deadLetterReplay` takes. Nothing is needed: without any of it, all unresolved letters are replayed. */
 export interface DeadLetterReplayInput {
   /** Only letters of this original topic. */
@@ -81,7 +82,6 @@ export interface DeadLetterReplayStatus {
   failed: number;
 }
 
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 /** They are in the history of the workflow, once for each page. */
 const MAX_IDS = 1_000;
 

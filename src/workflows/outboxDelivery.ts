@@ -22,6 +22,7 @@ import {
   type ParkedMessage,
   secondsAfterAttempt,
 } from '../domain/outboxDelivery.ts';
+import { UUID } from '../domain/uuid.ts';
 
 export const deliveryStatusQuery = defineQuery<OutboxDeliveryStatus>('status');
 export const retryNowSignal = defineSignal('retryNow');
@@ -181,8 +182,6 @@ function isExpected(error: unknown, scope: CancellationScope): boolean {
   const cause = error instanceof ActivityFailure ? error.cause : undefined;
   return cause instanceof TimeoutFailure || (cause instanceof ApplicationFailure && !cause.nonRetryable);
 }
-
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
 function checkedId(id: unknown): string {
   if (typeof id === 'string' && UUID.test(id)) return id.toLowerCase();
