@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { Kafka, type KafkaConfig, type logCreator, logLevel, type SASLOptions } from 'kafkajs';
+import { type ISocketFactory, Kafka, type KafkaConfig, type logCreator, logLevel, type SASLOptions } from 'kafkajs';
 import type { Logger } from 'pino';
 
 export interface KafkaConnection {
@@ -21,7 +21,11 @@ const logTo =
   ({ namespace, log: { message, ...details } }) =>
     logger.debug({ namespace, ...details }, message);
 
-export function createKafka({ brokers, ssl, sasl }: KafkaConnection, logger: Logger): Kafka {
+export function createKafka(
+  { brokers, ssl, sasl }: KafkaConnection,
+  logger: Logger,
+  socketFactory?: ISocketFactory,
+): Kafka {
   const config: KafkaConfig = {
     clientId: 'somaagent-orchestrator',
     brokers,
@@ -34,5 +38,6 @@ export function createKafka({ brokers, ssl, sasl }: KafkaConnection, logger: Log
     retry: { initialRetryTime: 100, retries: 4 },
   };
   if (sasl) config.sasl = sasl;
+  if (socketFactory) config.socketFactory = socketFactory;
   return new Kafka(config);
 }

@@ -19,10 +19,11 @@ export async function ensureTopics(
   const existing = new Set(await admin.listTopics());
   for (const topic of topics)
     if (!existing.has(topic)) await rejectable(() => create(admin, topic, plan), topic);
-  const described = topics.map(
-    async (topic) => [topic, await rejectable(() => describe(admin, topic), topic)] as const,
-  );
-  return new Map(await Promise.all(described));
+  const facts = new Map<string, TopicFacts>();
+  // One after the other: what kafkajs's admin finds out about a topic that is not there yet, it forgets together with
+  // what another call has just found out about another topic.
+  for (const topic of topics) facts.set(topic, await rejectable(() => describe(admin, topic), topic));
+  return facts;
 }
 
 /** Creates those of the topics that are not there yet. */
