@@ -26,6 +26,8 @@ export interface Config {
   spoolDir: string | undefined;
   backupDestination: string | undefined;
   healthConfig: string | undefined;
+  /** Undefined: notices of the health cycle go to Kafka only. */
+  healthWebhook: undefined | { url: string; secret: string };
   /** `shards` undefined: the number that is recorded in Postgres. Another number than that is refused there. */
   outbox: { shards: number | undefined; retentionDays: number };
   logLevel: string;
@@ -147,6 +149,8 @@ const variables = {
     (url) => (url.protocol === 'file:') === (url.hostname === ''),
   ).optional(),
   SA01_HEALTH_CONFIG: text('a file').optional(),
+  SA01_HEALTH_WEBHOOK_URL: httpUrl.optional(),
+  SA01_HEALTH_WEBHOOK_SECRET: text('a secret').optional(),
   SA01_OUTBOX_SHARDS: integer(1, MAX_OUTBOX_SHARDS).optional(),
   SA01_OUTBOX_RETENTION_DAYS: integer(1, 36_500).default(7),
   SA01_LOG_LEVEL: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
@@ -167,6 +171,10 @@ const groups: { asks: Name[]; needs: Name[] }[] = [
     asks: ['SA01_S3_ENDPOINT', 'SA01_S3_BUCKET'],
     needs: ['SA01_S3_ENDPOINT', 'SA01_S3_BUCKET', 'AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'],
   },
+  {
+    asks: ['SA01_HEALTH_WEBHOOK_URL', 'SA01_HEALTH_WEBHOOK_SECRET'],
+    needs: ['SA01_HEALTH_WEBHOOK_URL', 'SA01_HEALTH_WEBHOOK_SECRET'],
+  },
 ];
 
 /**
@@ -174,7 +182,7 @@ const groups: { asks: Name[]; needs: Name[] }[] = [
  * come apart cleanly (a password with an unescaped @, / or #) is not shown at all, because its parts cannot be told.
  * Keys and passwords with a variable of their own are never shown, because any text is good there.
  */
-function shown(value: string): string {
+export function shown(value: string): string {
   if (!/[@?]/.test(value)) return JSON.stringify(value);
   const url = URL.parse(value);
   if (url === null || url.pathname.includes('@') || url.hash !== '')
@@ -256,6 +264,9 @@ function assemble(read: z.infer<typeof schema>): Config {
     spoolDir: read.SA01_SPOOL_DIR,
     backupDestination: read.SA01_BACKUP_DESTINATION,
     healthConfig: read.SA01_HEALTH_CONFIG,
+    healthWebhook: read.SA01_HEALTH_WEBHOOK_URL
+      ? { url: read.SA01_HEALTH_WEBHOOK_URL, secret: read.SA01_HEALTH_WEBHOOK_SECRET ?? '' }
+      : undefined,
     outbox: { shards: read.SA01_OUTBOX_SHARDS, retentionDays: read.SA01_OUTBOX_RETENTION_DAYS },
     logLevel: read.SA01_LOG_LEVEL,
     shutdownSeconds: read.SA01_SHUTDOWN_SECONDS,

@@ -52,7 +52,10 @@ export class Monitoring {
             bindAddress,
             countersTotalSuffix: true,
             useSecondsForDurations: true,
-            histogramBucketOverrides: { outbox_publish_latency_seconds: LATENCY_BUCKETS },
+            histogramBucketOverrides: {
+              outbox_publish_latency_seconds: LATENCY_BUCKETS,
+              service_latency_seconds: [0.1, 0.25, 0.5, 1, 2.5, 5, 10],
+            },
           },
         },
       },

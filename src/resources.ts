@@ -14,6 +14,7 @@ import { describeError, OrchestratorError } from './domain/errors.ts';
 import type { OutboxTopics } from './domain/outboxTopics.ts';
 import { createKafka } from './kafka/client.ts';
 import { KafkajsOutboxPublisher, type OutboxPublisher } from './kafka/outboxPublisher.ts';
+import { connectionForProbes } from './probes/temporal.ts';
 
 /** Everything the worker holds open. */
 export interface Resources {
@@ -22,6 +23,8 @@ export interface Resources {
   wakeUps: OutboxWakeUps;
   kafka: Kafka;
   temporal: Client;
+  /** Temporal as the health cycle finds it. */
+  probeConnection: Connection;
   /** The connection that the workers poll by. */
   workerConnection: NativeConnection;
   namespace: string;
@@ -49,9 +52,21 @@ export async function openResources(config: Config, logger: Logger, signal: Abor
     const { connectionOptions, namespace } = temporalOptions(config);
     const temporal = await patiently('Temporal', () => openTemporal(config));
     opened.push(temporal.connection);
+    const probeConnection = connectionForProbes(connectionOptions);
+    opened.push(probeConnection);
     const workerConnection = await patiently('Temporal', () => NativeConnection.connect(connectionOptions));
     opened.push(workerConnection);
-    return { deployment, pool, wakeUps, kafka, temporal, workerConnection, namespace, close };
+    return {
+      deployment,
+      pool,
+      wakeUps,
+      kafka,
+      temporal,
+      probeConnection,
+      workerConnection,
+      namespace,
+      close,
+    };
   } catch (error) {
     await close();
     throw error;

@@ -1,29 +1,21 @@
-import { randomUUID } from 'node:crypto';
-import { hostname } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
-import { Runtime, Worker, type WorkerOptions } from '@temporalio/worker';
+import { Runtime } from '@temporalio/worker';
 import { type Logger, pino, stdSerializers } from 'pino';
-import { createDeadLetterActivities } from './activities/deadLetters.ts';
-import { createMaintenanceActivities } from './activities/maintenance.ts';
-import { createOutboxActivities } from './activities/outbox.ts';
-import { createOutboxDeliveryActivities, startDeliveries } from './activities/outboxDelivery.ts';
 import { startSingletons } from './client.ts';
 import { type Config, ConfigError, readConfig } from './config.ts';
 import { readDeployment } from './database/deployment.ts';
 import { describeError, OrchestratorError } from './domain/errors.ts';
-import { relayTaskQueue } from './domain/outbox.ts';
-import { OutboxTopics } from './domain/outboxTopics.ts';
+import { readHealthModel } from './healthConfig.ts';
 import { Monitoring } from './monitoring.ts';
-import { openPublisher, openResources, type Resources, untilUp } from './resources.ts';
+import type { HealthModel } from './probes/target.ts';
+import { openResources, type Resources, untilUp } from './resources.ts';
 import { keepSchedules } from './schedules.ts';
-import { workflowBundle } from './workflowBundle.ts';
+import { createWorkers } from './workers.ts';
 
 /** What the process's end means to whoever started it. */
 const EXIT = { stopped: 0, failed: 1, misconfigured: 2 } as const;
 
-/** Bounds how late a pause or the loss of a shard is noticed; well inside the relay's heartbeat timeout. */
-const MAX_HEARTBEAT_THROTTLE = '4 seconds';
 const SINGLETON_CHECK_MS = 30_000;
 /** How long a change of the number of shards goes unnoticed; one small query. */
 const DEPLOYMENT_CHECK_MS = 2_000;
@@ -34,6 +26,7 @@ const CLOSING_SECONDS = 5;
 
 async function main(): Promise<number> {
   const config = readConfig(process.env);
+  const health = readHealthModel(config);
   const logger = pino({
     level: config.logLevel,
     base: { pid: process.pid },
@@ -46,7 +39,7 @@ async function main(): Promise<number> {
     while (!stop.aborted) {
       const resources = await openResources(config, logger, stop);
       try {
-        await runWorkers({ config, logger, resources, monitoring, stop });
+        await runWorkers({ config, health, logger, resources, monitoring, stop });
       } finally {
         await resources.close();
       }
@@ -64,6 +57,7 @@ async function main(): Promise<number> {
 
 interface Running {
   config: Config;
+  health: HealthModel;
   logger: Logger;
   resources: Resources;
   monitoring: Monitoring;
@@ -71,8 +65,8 @@ interface Running {
 }
 
 /** Runs the workers until the stop, or until the deployment is no longer the one that they were made for. */
-async function runWorkers({ config, logger, resources, monitoring, stop }: Running): Promise<void> {
-  const workers = await createWorkers({ config, logger, resources, stop });
+async function runWorkers({ config, health, logger, resources, monitoring, stop }: Running): Promise<void> {
+  const workers = await createWorkers({ config, health, logger, resources, stop });
   monitoring.watch(workers, resources);
   const running = workers.map((worker) => worker.run());
   const shutdown = () => {
@@ -97,7 +91,7 @@ async function keepSingletons({
   logger,
   resources,
   stop,
-}: Omit<Running, 'monitoring'>): Promise<void> {
+}: Omit<Running, 'monitoring' | 'health'>): Promise<void> {
   const open = () => startSingletons(resources.temporal, config.taskQueue, resources.deployment);
   await untilUp({ name: 'Temporal', open, logger, signal: stop });
   const { outboxShards } = resources.deployment;
@@ -139,66 +133,6 @@ function scheduleKeeper({ config, logger, resources }: Pick<Running, 'config' | 
     told = problem;
   };
 }
-
-/**
- * Two workers, so that the relays' activities, a minute long each, never take the slots of the short ones. A relay
- * stops at once when asked and settles its batch; the short activities get the time that is left to finish.
- */
-async function createWorkers({
-  config,
-  logger,
-  resources,
-  stop,
-}: Omit<Running, 'monitoring'>): Promise<Worker[]> {
-  const common: WorkerOptions = {
-    connection: resources.workerConnection,
-    namespace: resources.namespace,
-    taskQueue: config.taskQueue,
-    identity: workerIdentity,
-    shutdownForceTime: config.shutdownSeconds * 1000,
-    maxHeartbeatThrottleInterval: MAX_HEARTBEAT_THROTTLE,
-  };
-  const orchestrator = await Worker.create({
-    ...common,
-    workflowBundle: await workflowBundle(),
-    activities: {
-      ...createOutboxDeliveryActivities({ ...resources, stop }),
-      ...createDeadLetterActivities({ ...resources, stop }),
-      ...createMaintenanceActivities({
-        databaseUrl: config.databaseUrl,
-        retentionDays: config.outbox.retentionDays,
-        stop,
-      }),
-    },
-    shutdownGraceTime: Math.max(0, config.shutdownSeconds - 2) * 1000,
-    maxCachedWorkflows: 200,
-  });
-  const { deployment, kafka } = resources;
-  const { outboxShards } = deployment;
-  const deliveries = { ...resources, taskQueue: config.taskQueue, outboxShards };
-  const topics = new OutboxTopics();
-  const relay = await Worker.create({
-    ...common,
-    taskQueue: relayTaskQueue(config.taskQueue),
-    activities: createOutboxActivities({
-      databaseUrl: config.databaseUrl,
-      deployment,
-      wakeUps: resources.wakeUps,
-      temporal: resources.temporal,
-      owner: workerIdentity,
-      logger,
-      topics,
-      startDeliveries: (shard) => startDeliveries(deliveries, shard),
-      openPublisher: openPublisher(config, kafka, deployment, topics),
-    }),
-    shutdownGraceTime: 0,
-    maxConcurrentActivityTaskExecutions: outboxShards,
-  });
-  return [orchestrator, relay];
-}
-
-/** Also tells apart two workers of one host and one pid namespace, as containers have it. */
-const workerIdentity = `${process.pid}@${hostname()}-${randomUUID().slice(0, 8)}`;
 
 /** Aborted by SIGTERM or SIGINT. An impatient second Ctrl-C ends the process at once. */
 function stopSignal({ shutdownSeconds }: Config, logger: Logger): AbortSignal {

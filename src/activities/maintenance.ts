@@ -73,6 +73,11 @@ class Purge {
         undefined,
         'idempotency records that were deleted after they expired',
       ),
+      health: metricMeter.createCounter(
+        'health_transitions_purged',
+        undefined,
+        "transitions of components' health that were deleted for their age",
+      ),
     };
   }
 

@@ -16,12 +16,15 @@ import { decideTakeover, FIRST_MARK, type Mark, type OutboxTotals } from '../dom
 import { isTopicLevel, type OutboxTopics } from '../domain/outboxTopics.ts';
 import { BatchRejectedError } from '../kafka/errors.ts';
 import type { OutboxPublisher } from '../kafka/outboxPublisher.ts';
+import { passKafkaGate } from './kafkaGate.ts';
 
 /** What a relay needs of the world. */
 export interface OutboxRelayDependencies {
   databaseUrl: string;
   deployment: Deployment;
   openPublisher(shard: number): OutboxPublisher;
+  /** Fails unless Kafka answers; costs a connection and a request. */
+  tryKafka(): Promise<void>;
   /** What the relays of this process have learned of topics; it outlives their runs. */
   topics: OutboxTopics;
   wakeUps: OutboxWakeUps;
@@ -71,6 +74,7 @@ export async function relayOutboxShard(
 ): Promise<void> {
   const client = await connect(dependencies.databaseUrl);
   try {
+    await passKafkaGate(client, dependencies.tryKafka);
     const journal = await OutboxJournal.takeOver(
       client,
       run.shard,

@@ -1,6 +1,7 @@
 import type pg from 'pg';
 import {
   COUNT_BATCH_ROWS,
+  HEALTH_RETENTION_DAYS,
   PURGE_BATCH_BYTES,
   PURGE_BATCH_ROWS,
   type PurgedBatch,
@@ -44,7 +45,19 @@ const EXPIRED: Purgeable = {
   bytes: 'coalesce(pg_column_size(result), 0)',
 };
 
-const STAGES: Record<PurgeStage, Purgeable> = { published: PUBLISHED, idempotency: EXPIRED };
+const TRANSITIONS: Purgeable = {
+  table: 'orchestrator.health_transition',
+  time: 'at',
+  range: 'at < now() - make_interval(days => $2)',
+  due: 'at < now() - make_interval(days => $2)',
+  bytes: 'coalesce(pg_column_size(error), 0)',
+};
+
+const STAGES: Record<PurgeStage, Purgeable> = {
+  published: PUBLISHED,
+  idempotency: EXPIRED,
+  health: TRANSITIONS,
+};
 
 /**
  * Deletes a batch: looks at the next rows from $1 on, at most as many as a batch holds, and deletes those that are due.
@@ -97,7 +110,8 @@ export async function connectForPurge(databaseUrl: string): Promise<pg.Client> {
 
 /**
  * Deletes the stage's next batch in one transaction, or counts it in a dry run. Published rows go that are older than
- * `retentionDays`, idempotency records that have expired; nothing else, ever.
+ * `retentionDays`, idempotency records that have expired, transitions of health older than HEALTH_RETENTION_DAYS; nothing
+ * else, ever.
  */
 export async function purgeBatch(
   client: Queryable,
@@ -105,10 +119,15 @@ export async function purgeBatch(
   { dryRun, retentionDays }: { dryRun: boolean; retentionDays: number },
 ): Promise<PurgedBatch> {
   const query = dryRun ? countQuery : deleteQuery;
+  const ages: Record<PurgeStage, number> = {
+    published: retentionDays,
+    idempotency: 0,
+    health: HEALTH_RETENTION_DAYS,
+  };
   const { rows } = await client.query<PurgedBatch>({
     name: `purge-${stage}-${dryRun ? 'count' : 'delete'}`,
     text: query(STAGES[stage]),
-    values: [from, stage === 'published' ? retentionDays : 0],
+    values: [from, ages[stage]],
   });
   return rows[0]!;
 }

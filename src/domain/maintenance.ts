@@ -1,7 +1,10 @@
-/** What is purged, in this order: published rows of the outbox, then expired idempotency records. */
-export const PURGE_STAGES = ['published', 'idempotency'] as const;
+/** What is purged, in this order: published rows of the outbox, expired idempotency records, transitions of health. */
+export const PURGE_STAGES = ['published', 'idempotency', 'health'] as const;
 export type PurgeStage = (typeof PURGE_STAGES)[number];
 export type Purged = Record<PurgeStage, number>;
+
+/** How long a transition of a component's health can be looked up. */
+export const HEALTH_RETENTION_DAYS = 30;
 
 /**
  * One batch is one transaction of at most this many rows and, because deleting a large payload costs as much as many
@@ -34,10 +37,18 @@ export interface PurgeProgress {
 /** Earlier than every row, and finite: nothing comes after -infinity plus a microsecond. */
 const START = '4713-01-01 00:00:00+00 BC';
 
+/** A count for each stage: an earlier version knew fewer of them. */
+export const completeCounts = (purged: Partial<Purged>): Purged => ({
+  published: 0,
+  idempotency: 0,
+  health: 0,
+  ...purged,
+});
+
 export const purgeStart = (): PurgeProgress => ({
   stage: PURGE_STAGES[0],
   from: START,
-  purged: { published: 0, idempotency: 0 },
+  purged: completeCounts({}),
   oldestKept: null,
 });
 
@@ -60,7 +71,8 @@ export interface PurgedBatch {
 export function advance(progress: PurgeProgress, batch: PurgedBatch): PurgeProgress {
   const { stage, from, purged } = progress;
   if (stage === 'done') return progress;
-  const advanced = { ...progress, purged: { ...purged, [stage]: purged[stage] + batch.rows } };
+  const before = completeCounts(purged);
+  const advanced = { ...progress, purged: { ...before, [stage]: before[stage] + batch.rows } };
   const next = batch.rows === 0 && batch.last === from ? batch.beyond : batch.last;
   if (batch.more && next !== null) return { ...advanced, from: next };
   return { ...advanced, stage: PURGE_STAGES[PURGE_STAGES.indexOf(stage) + 1] ?? 'done', from: START };
@@ -120,10 +132,10 @@ const FIELDS: Record<keyof MaintenanceInput, [isGood: (value: unknown) => boolea
 
 export function isPurgeProgress(value: unknown): value is PurgeProgress {
   if (!isObject(value) || typeof value.from !== 'string' || !isObject(value.purged)) return false;
-  const { published, idempotency } = value.purged;
+  const counts = Object.values(completeCounts(value.purged));
   const stages: unknown[] = [...PURGE_STAGES, 'done'];
   const kept = value.oldestKept === null || typeof value.oldestKept === 'string';
-  return kept && stages.includes(value.stage) && Number.isInteger(published) && Number.isInteger(idempotency);
+  return kept && stages.includes(value.stage) && counts.every(Number.isInteger);
 }
 
 const shown = (value: unknown): string => JSON.stringify(value).slice(0, 200);
@@ -133,4 +145,4 @@ const isObject = (value: unknown): value is Record<string, unknown> =>
 
 /** What each run does, for people who look at the list of workflows. */
 export const MAINTENANCE_SUMMARY =
-  'deletes old published rows of core_outboxmessage and expired idempotency records';
+  'deletes old published rows of core_outboxmessage, expired idempotency records and old transitions of health';

@@ -22,6 +22,9 @@ export function deadLetterTopic(topic: string): string | undefined {
 
 const DEAD_LETTER_SUFFIX = '.dlq';
 
+/** Where the health cycle tells of outages and recoveries. */
+export const DEGRADATION_TOPIC = 'degradation.events';
+
 export interface PartitionPlan {
   /** The topic of the users' messages, `CONVERSATION_INBOUND`. */
   conversationTopic: string;

@@ -1,5 +1,12 @@
 import { readFileSync } from 'node:fs';
-import { type ISocketFactory, Kafka, type KafkaConfig, type logCreator, logLevel, type SASLOptions } from 'kafkajs';
+import {
+  type ISocketFactory,
+  Kafka,
+  type KafkaConfig,
+  type logCreator,
+  logLevel,
+  type SASLOptions,
+} from 'kafkajs';
 import type { Logger } from 'pino';
 
 export interface KafkaConnection {

@@ -6,12 +6,13 @@ import { fromKafka } from './errors.ts';
 const TRIAL_MS = 3_000;
 
 /**
- * The cheapest way to learn that Kafka answers: a connection and a request, within three seconds.
+ * The cheapest way to learn that Kafka answers: a connection to one of the brokers and a request, within three seconds.
+ * Where one of several brokers is away this may meet that one; the next trial meets another.
  * @throws OrchestratorError kafka_unavailable
  */
 export async function tryKafka(kafka: Kafka): Promise<void> {
-  // Up to three brokers, where one of them is away.
-  const admin = kafka.admin({ retry: { initialRetryTime: 100, retries: 2 } });
+  const admin = kafka.admin({ retry: { retries: 0 } });
+  const close = () => void admin.disconnect().catch(() => {});
   const answer = admin.connect().then(() => admin.describeCluster());
   const late = new AbortController();
   const limit = delay(TRIAL_MS, undefined, { signal: late.signal }).then(() => {
@@ -23,8 +24,8 @@ export async function tryKafka(kafka: Kafka): Promise<void> {
     throw fromKafka(error);
   } finally {
     late.abort();
-    // When kafkajs has ended its attempts: a connection that came late would stay open otherwise.
-    const close = () => admin.disconnect();
-    answer.then(close, close).catch(() => {});
+    close();
+    // Where a broker says nothing, kafkajs closes only ten seconds later; what came late is closed as well.
+    answer.then(close, close);
   }
 }

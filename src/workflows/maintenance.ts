@@ -13,6 +13,7 @@ import {
 } from '@temporalio/workflow';
 import type { MaintenanceActivities } from '../activities/maintenance.ts';
 import {
+  completeCounts,
   isPurgeProgress,
   type MaintenanceInput,
   type MaintenanceState,
@@ -28,8 +29,8 @@ export const maintenanceStatusQuery = defineQuery<MaintenanceStatus>('status');
 const RUN_SECONDS = 60;
 
 /**
- * Deletes published rows of the outbox that are older than the workers' SA01_OUTBOX_RETENTION_DAYS, and expired
- * idempotency records; with `dryRun` it counts them. Ends when nothing is left that may go, and returns its status.
+ * Deletes published rows of the outbox that are older than the workers' SA01_OUTBOX_RETENTION_DAYS, expired idempotency
+ * records, and transitions of health that are older than 30 days; with `dryRun` it counts them. Ends when nothing is left that may go, and returns its status.
  */
 export async function maintenance(input: MaintenanceInput = {}): Promise<MaintenanceStatus> {
   const faults = maintenanceInputFaults(input);
@@ -67,7 +68,7 @@ class Maintenance {
     this.status = {
       state: 'running',
       dry_run: dryRun,
-      purged: progress.purged,
+      purged: completeCounts(progress.purged),
       oldest_kept: progress.oldestKept,
       last_error: null,
       since: new Date().toISOString(),
@@ -98,7 +99,12 @@ class Maintenance {
   accept(progress: PurgeProgress, lastError: string | null): void {
     const { purged, oldestKept } = progress;
     this.progress = progress;
-    this.status = { ...this.status, purged, oldest_kept: oldestKept, last_error: lastError };
+    this.status = {
+      ...this.status,
+      purged: completeCounts(purged),
+      oldest_kept: oldestKept,
+      last_error: lastError,
+    };
     this.show();
   }
 
@@ -116,7 +122,7 @@ class Maintenance {
     const { state, dry_run, purged, last_error } = this.status;
     const verb = dry_run ? 'would be purged' : 'purged';
     setCurrentDetails(
-      `**${state}** · ${purged.published} published rows and ${purged.idempotency} idempotency records ${verb}${last_error ? `\n\n${last_error}` : ''}`,
+      `**${state}** · ${purged.published} published rows, ${purged.idempotency} idempotency records and ${purged.health} transitions of health ${verb}${last_error ? `\n\n${last_error}` : ''}`,
     );
   }
 }

@@ -33,6 +33,10 @@ const s3 = {
   AWS_ACCESS_KEY_ID: 'an-id',
   AWS_SECRET_ACCESS_KEY: 'a-secret',
 };
+const webhook = {
+  SA01_HEALTH_WEBHOOK_URL: 'https://ann:word@hooks.internal/health',
+  SA01_HEALTH_WEBHOOK_SECRET: 'a-secret',
+};
 const sasl = {
   SA01_KAFKA_SASL_MECHANISM: 'scram-sha-256',
   SA01_KAFKA_SASL_USERNAME: 'relay',
@@ -66,6 +70,7 @@ test("Without any variable it points at the compose file's published ports", () 
     spoolDir: undefined,
     backupDestination: undefined,
     healthConfig: undefined,
+    healthWebhook: undefined,
     outbox: { shards: undefined, retentionDays: 7 },
     logLevel: 'info',
     shutdownSeconds: 20,
@@ -76,6 +81,7 @@ test('Good values come out parsed', () => {
   const config = readConfig({
     ...s3,
     ...sasl,
+    ...webhook,
     SA01_KAFKA_BOOTSTRAP_SERVERS: 'kafka-0:9092, kafka-1:9093,[::1]:9094',
     SA01_KAFKA_SSL: 'true',
     SA01_KAFKA_SSL_CA: '/etc/ca.pem',
@@ -98,6 +104,10 @@ test('Good values come out parsed', () => {
     bucket: 'uploads',
     accessKeyId: 'an-id',
     secretAccessKey: 'a-secret',
+  });
+  assert.deepEqual(config.healthWebhook, {
+    url: 'https://ann:word@hooks.internal/health',
+    secret: 'a-secret',
   });
   assert.equal(config.outbox.shards, 64);
   assert.deepEqual(readConfig({ SA01_KAFKA_SSL: 'true' }).kafka.ssl, {});
@@ -171,6 +181,18 @@ test('S3 needs all four variables, but AWS keys alone ask for nothing', () => {
   assert.equal(readConfig({ AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY }).s3, undefined);
 });
 
+test('A webhook needs its URL and a secret', () => {
+  for (const name of Object.keys(webhook)) {
+    assert.match(
+      sentencesOf({ ...webhook, [name]: '' }).join(),
+      new RegExp(`^${name} is not set: expected `),
+    );
+  }
+  assert.deepEqual(sentencesOf({ ...webhook, SA01_HEALTH_WEBHOOK_URL: 'ftp://ann:word@hooks.internal' }), [
+    'SA01_HEALTH_WEBHOOK_URL is "ftp://ann:***@hooks.internal/": expected an http:// or https:// URL.',
+  ]);
+});
+
 test('SASL needs mechanism and credentials together, and a CA file needs TLS', () => {
   for (const name of Object.keys(sasl)) {
     assert.match(sentencesOf({ ...sasl, [name]: '' }).join(), new RegExp(`^${name} is not set: expected `));
@@ -203,6 +225,8 @@ test('No secret ever shows up in an error, however it is spelled', () => {
       const url = `${protocol}://user:${text}@${at}/x/y`;
       for (const name of ['SA01_DATABASE_URL', 'SA01_REDIS_URL', 'SA01_SOMABRAIN_URL', 'SA01_S3_ENDPOINT'])
         assert.ok(!shows(sentencesOf({ [name]: url })), sentencesOf({ [name]: url }).join());
+      assert.ok(!shows(sentencesOf({ SA01_HEALTH_WEBHOOK_URL: url })));
+      assert.ok(!shows(sentencesOf({ SA01_HEALTH_WEBHOOK_SECRET: text })));
       assert.ok(!shows(sentencesOf({ SA01_DATABASE_URL: `${protocol}://${at}/?password=${text}` })));
       assert.ok(
         !shows(sentencesOf({ ...sasl, SA01_KAFKA_SASL_USERNAME: '', SA01_KAFKA_SASL_PASSWORD: text })),

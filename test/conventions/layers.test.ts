@@ -128,6 +128,7 @@ const table: Case[] = [
       "export { a } from '../kafka/publisher.ts';",
       "export { a } from '../storage/s3.ts';",
       "export { a } from '../somabrain/client.ts';",
+      "export { a } from '../probes/probe.ts';",
       "export { a } from '@temporalio/activity';",
       "export { a } from 'node:crypto';",
       "import type pg from 'pg';",
@@ -140,6 +141,7 @@ const table: Case[] = [
       "export { a } from 'pg';": [grit],
       "import pg from 'pg';": [grit],
       "export { a } from '../database/../config.ts';": [imports],
+      "export { a } from '../probes/../config.ts';": [imports],
       "export { a } from '../../stack/kafka.ts';": [imports],
       ...Object.fromEntries(
         ['worker', 'client', 'schedules', 'config', 'resources'].map((name) => [
@@ -149,7 +151,7 @@ const table: Case[] = [
       ),
     },
   ),
-  ...['database', 'kafka', 'storage', 'somabrain'].flatMap((adapter) =>
+  ...['database', 'kafka', 'storage', 'somabrain', 'probes'].flatMap((adapter) =>
     ['', 'deep/'].flatMap((folder) => {
       const up = folder === '' ? '..' : '../..';
       return cases(

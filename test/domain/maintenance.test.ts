@@ -7,6 +7,7 @@ import {
   PURGE_BATCH_ROWS,
   type PurgedBatch,
   type PurgeProgress,
+  type PurgeStage,
   pauseAfter,
   purgeStart,
 } from '../../src/domain/maintenance.ts';
@@ -40,8 +41,10 @@ class Table {
   }
 }
 
-function walk(tables: Record<'published' | 'idempotency', Table>, limit: number): PurgeProgress {
+function walk(filled: Partial<Record<PurgeStage, Table>>, limit: number): PurgeProgress {
   let progress = purgeStart();
+  const empty = new Table([]);
+  const tables = { published: empty, idempotency: empty, health: empty, ...filled };
   const most = 2 * (tables.published.rows.length + tables.idempotency.rows.length) + 10;
   for (let batches = 0; progress.stage !== 'done'; batches += 1) {
     assert.ok(batches < most, `no end after ${batches} batches at ${JSON.stringify(progress)}`);
@@ -92,6 +95,17 @@ suite('a walk', () => {
     assert.equal(purged.idempotency, 1, 'the second stage begins at its own beginning');
   });
 
+  test('that an earlier version began counts from nothing what that did not know', () => {
+    const begun = {
+      ...purgeStart(),
+      stage: 'health',
+      purged: { published: 3, idempotency: 2 },
+    } as PurgeProgress;
+    assert.deepEqual(maintenanceInputFaults({ progress: begun }), []);
+    const { purged } = advance(begun, { rows: 4, last: '1', beyond: '2', more: true });
+    assert.deepEqual(purged, { published: 3, idempotency: 2, health: 4 });
+  });
+
   test('that is done stays done', () => {
     const done: PurgeProgress = { ...purgeStart(), stage: 'done' };
     assert.equal(advance(done, { rows: 3, last: '1', beyond: '2', more: true }), done);
@@ -120,6 +134,7 @@ suite('input', () => {
     [{ historyLimit: 1 }, /^historyLimit must be a whole number from 5 on: got 1$/],
     [{ progress: {} }, /^progress must be what an earlier run left/],
     [{ progress: { ...purgeStart(), stage: 'pending' } }, /^progress must be/],
+    [{ progress: { ...purgeStart(), purged: { health: '1' } } }, /^progress must be/],
     [{ dryRun: 'x'.repeat(10_000) }, /^.{1,300}$/],
   ] as const) {
     test(`${JSON.stringify(input).slice(0, 60)} is named`, () => {

@@ -131,7 +131,11 @@ function deadLetterReplay(): Scenario {
 
 /** Two runs of the activity. */
 function maintenance(): Scenario {
-  const done: PurgeProgress = { ...purgeStart(), stage: 'done', purged: { published: 7, idempotency: 1 } };
+  const done: PurgeProgress = {
+    ...purgeStart(),
+    stage: 'done',
+    purged: { published: 7, idempotency: 1, health: 2 },
+  };
   let runs = 0;
   return {
     type: 'maintenance',
@@ -141,7 +145,7 @@ function maintenance(): Scenario {
       async purge() {
         runs += 1;
         if (runs === 1) throw ApplicationFailure.create({ type: 'postgres_unavailable', message: 'away' });
-        return runs === 2 ? { ...purgeStart(), purged: { published: 5, idempotency: 0 } } : done;
+        return runs === 2 ? { ...purgeStart(), purged: { published: 5, idempotency: 0, health: 0 } } : done;
       },
     },
     drive: (handle) => handle.result(),

@@ -9,7 +9,7 @@ const WITHIN_MS = 180_000;
 
 /**
  * Reads a topic from its beginning with Java's consumer in read_committed until `isAll`: the judge for everything that
- * has been through faults, because it is the reference (kafkajs has a mistake of its own, see stack/kafkajsAborted.ts).
+ * has been through faults, because it is the reference (kafkajs has a mistake of its own, see src/kafka/readCommitted.ts).
  */
 export async function readByJava(
   topic: string,

@@ -1,4 +1,4 @@
-import '../../stack/kafkajsAborted.ts';
+import '../../src/kafka/readCommitted.ts';
 import { randomUUID } from 'node:crypto';
 import kafkajs, { type EachMessagePayload, type Kafka, logLevel } from 'kafkajs';
 import { eventually } from './eventually.ts';

@@ -1,3 +1,4 @@
+import type { Kafka } from 'kafkajs';
 import { pino } from 'pino';
 import { type OutboxRelayDependencies, relayOutboxShard } from '../../src/activities/outboxRelay.ts';
 import type { Deployment } from '../../src/database/deployment.ts';
@@ -7,19 +8,24 @@ import type { OutboxRelayReport } from '../../src/domain/outbox.ts';
 import { OutboxTopics } from '../../src/domain/outboxTopics.ts';
 import { createKafka } from '../../src/kafka/client.ts';
 import { KafkajsOutboxPublisher, type OutboxPublisher } from '../../src/kafka/outboxPublisher.ts';
+import { tryKafka } from '../../src/kafka/trial.ts';
 import { testStack } from './stack.ts';
 
 const logger = pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
 
+const runBrokers = (): string[] => testStack().env().SA01_KAFKA_BOOTSTRAP_SERVERS!.split(',');
+
+export const openKafka = (brokers = runBrokers()): Kafka =>
+  createKafka({ brokers, ssl: false, sasl: undefined }, logger);
+
 export function openPublisher(
   deploymentId: string,
   shard: number,
-  brokers = testStack().env().SA01_KAFKA_BOOTSTRAP_SERVERS!.split(','),
+  brokers = runBrokers(),
   { topics = new OutboxTopics(), createTopics = true } = {},
 ): OutboxPublisher {
-  const kafka = createKafka({ brokers, ssl: false, sasl: undefined }, logger);
   return new KafkajsOutboxPublisher({
-    kafka,
+    kafka: openKafka(brokers),
     deploymentId,
     shard,
     partitions: { conversationTopic: 'conversation.inbound', defaultPartitions: 6, createTopics },
@@ -48,6 +54,7 @@ export function startRelay(
     databaseUrl: database.url,
     deployment: database.deployment,
     openPublisher: (of) => openPublisher(database.deployment.id, of, undefined, { topics }),
+    tryKafka: () => tryKafka(openKafka()),
     topics,
     wakeUps,
     owner: 'test',

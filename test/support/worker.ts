@@ -1,3 +1,4 @@
+import path from 'node:path';
 import { Client, Connection } from '@temporalio/client';
 import { msToTs } from '@temporalio/common/lib/time.js';
 import { OrchestratorClient } from '../../src/client.ts';
@@ -31,9 +32,14 @@ export async function temporalNamespace(): Promise<TestNamespace> {
   };
 }
 
+/** Checks once an hour: tests that count rows, messages or workflows have no use for notices among them. */
+const QUIET_HEALTH = path.join(import.meta.dirname, 'quietHealth.json');
+
 /** `npm start` on the run's stack, with a metrics address of its own. Not waited for: see WorkerProcess.ready. */
 export async function startWorker(env: Record<string, string>): Promise<WorkerProcess> {
-  return new WorkerProcess({
-    env: { ...testStack().env(), SA01_METRICS_ADDRESS: `127.0.0.1:${await freePort()}`, ...env },
-  });
+  const own = {
+    SA01_METRICS_ADDRESS: `127.0.0.1:${await freePort()}`,
+    SA01_HEALTH_CONFIG: QUIET_HEALTH,
+  };
+  return new WorkerProcess({ env: { ...testStack().env(), ...own, ...env } });
 }

@@ -48,9 +48,13 @@ test('the Schedule of a worker purges, and tells so everywhere alike', async () 
     `INSERT INTO core_idempotencyrecord (id, idempotency_key, operation_type, created_at, expires_at)
      VALUES (gen_random_uuid(), 'k', 'test', now(), now() - interval '1 minute')`,
   );
+  await client.query(
+    `INSERT INTO orchestrator.health_transition (key, component, event, from_level, to_level, at)
+     VALUES ('k', 'kafka', 'failure', 'none', 'critical', now() - interval '31 days')`,
+  );
 
   const dryRun = await world.namespace.orchestrator.startMaintenance({ dryRun: true });
-  assert.deepEqual((await dryRun.result()).purged, { published: 1_200, idempotency: 1 });
+  assert.deepEqual((await dryRun.result()).purged, { published: 1_200, idempotency: 1, health: 1 });
   assert.equal(await countOld(client), 1_200);
 
   const { spec, policies, action } = await world.scheduled();
@@ -65,13 +69,17 @@ test('the Schedule of a worker purges, and tells so everywhere alike', async () 
   });
   assert.match(workflowId, /^maintenance\/scheduled-\d{4}-/);
   const { state, purged } = await world.namespace.client.workflow.getHandle(workflowId).result();
-  assert.deepEqual({ state, purged }, { state: 'done', purged: { published: 1_200, idempotency: 1 } });
+  assert.deepEqual(
+    { state, purged },
+    { state: 'done', purged: { published: 1_200, idempotency: 1, health: 1 } },
+  );
   assert.equal(await countOld(client), 0);
   await eventually('the metrics', async () => {
     const metrics = await (await fetch(`http://${worker.metricsAddress}/metrics`)).text();
     return (
       /^outbox_messages_purged_total(\{.*\})? 1200$/m.test(metrics) &&
-      /^idempotency_records_purged_total(\{.*\})? 1$/m.test(metrics)
+      /^idempotency_records_purged_total(\{.*\})? 1$/m.test(metrics) &&
+      /^health_transitions_purged_total(\{.*\})? 1$/m.test(metrics)
     );
   });
 });

@@ -16,12 +16,12 @@ const taskQueue = 'test';
 const half: PurgeProgress = {
   ...purgeStart(),
   from: '2026-01-02',
-  purged: { published: 500, idempotency: 0 },
+  purged: { published: 500, idempotency: 0, health: 0 },
 };
 const done: PurgeProgress = {
   stage: 'done',
   from: purgeStart().from,
-  purged: { published: 900, idempotency: 3 },
+  purged: { published: 900, idempotency: 3, health: 2 },
   oldestKept: '2026-02-03T04:05:06.000Z',
 };
 
@@ -72,7 +72,7 @@ test('the activity is called again, from where it stopped, until nothing is left
   assert.deepEqual(result, {
     state: 'done',
     dry_run: false,
-    purged: { published: 900, idempotency: 3 },
+    purged: { published: 900, idempotency: 3, health: 2 },
     oldest_kept: '2026-02-03T04:05:06.000Z',
     last_error: null,
   });
@@ -149,7 +149,7 @@ test('a long history is left for a new run, which goes on from there', async () 
     async (call) => {
       progress.push(call.progress);
       const published = call.progress.purged.published + 1;
-      return published === 6 ? done : { ...half, purged: { published, idempotency: 0 } };
+      return published === 6 ? done : { ...half, purged: { published, idempotency: 0, health: 0 } };
     },
     [{ dryRun: true, historyLimit: 10 }],
   );

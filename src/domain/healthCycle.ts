@@ -1,0 +1,300 @@
+import {
+  type HealthNotice,
+  type HealthPlan,
+  type HealthRecord,
+  type HealthRules,
+  type HealthTransition,
+  Level,
+  levelName,
+  type ProbeResult,
+  type TransitionEvent,
+} from './health.ts';
+import { type BreakerState, CLOSED, tripped } from './healthBreaker.ts';
+import { classOf, dependentsOf, explain, findRoots, type Standing } from './healthCascade.ts';
+import { COMPONENT_NAMES, type ComponentName } from './healthComponents.ts';
+import { type Flapping, flapped, STEADY } from './healthFlapping.ts';
+import { type Evidence, isUnsettled, levelShown, NO_EVIDENCE, weigh } from './healthLevels.ts';
+import { composeNotice, NOTHING_TOLD, noticeDue, type Told } from './healthNotices.ts';
+
+/** All that is known of a component from one cycle to the next. Plain JSON; times are epoch ms. */
+export interface ComponentState {
+  /** All that its probes show. */
+  evidence: Evidence;
+  /** Of that, what no dependency explains: its own trouble, and that alone is told. */
+  alone: Evidence;
+  breaker: BreakerState;
+  flapping: Flapping;
+  /** Whether the class of its own trouble changed since the last full cycle. */
+  changed: boolean;
+  standing: Standing;
+  /** Since when its standing has that level. */
+  since: number;
+  told: Told;
+  last: (ProbeResult & { at: number }) | null;
+  firstProbedAt: number | null;
+  seenUp: boolean;
+  maintenanceUntil: number | null;
+}
+
+export type Components = Record<ComponentName, ComponentState>;
+
+type Levels = Record<ComponentName, Level>;
+
+export type ProbeResults = Partial<Record<ComponentName, ProbeResult>>;
+
+export interface Moment {
+  /** Epoch ms; later in each call. */
+  now: number;
+  /** All components were probed, not only those whose state is about to change. */
+  full: boolean;
+  /** From 0 to 1, another one each time. */
+  random(): number;
+}
+
+export const unknownComponents = (now: number): Components =>
+  each(() => ({
+    evidence: NO_EVIDENCE,
+    alone: NO_EVIDENCE,
+    breaker: CLOSED,
+    flapping: STEADY,
+    changed: false,
+    standing: { level: Level.none, suppressedBy: [] },
+    since: now,
+    told: NOTHING_TOLD,
+    last: null,
+    firstProbedAt: null,
+    seenUp: false,
+    maintenanceUntil: null,
+  }));
+
+/** A component's own level: critical where it has failed and its breaker is open. */
+export const ownLevel = ({ evidence, breaker }: ComponentState): Level => raised(evidence, breaker);
+
+/** Of the trouble that no dependency explains. */
+const levelAlone = ({ alone, breaker }: ComponentState): Level => raised(alone, breaker);
+
+const raised = ({ level }: Evidence, breaker: BreakerState): Level =>
+  level === Level.severe && breaker.state === 'open' ? Level.critical : level;
+
+/**
+ * One cycle: what was known and what the probes found become what is known now and what has to be written down. All
+ * results are weighed before anything is said, so that an outage and what follows from it are told apart.
+ */
+export function advance(
+  plan: HealthPlan,
+  before: Components,
+  found: ProbeResults,
+  moment: Moment,
+): { components: Components; record: HealthRecord } {
+  const results = sifted(plan, before, found);
+  const weighed = each((name) => observed(plan, name, before[name], results[name], moment));
+  const levels = each((name) => ownLevel(weighed[name]));
+  const standings = findRoots(plan, levels);
+  const parted = part(plan, weighed, levels, results);
+  const record: HealthRecord = { transitions: [], notices: [], gates: [] };
+  const components = each((name) => {
+    const state = placed(parted(name), before[name], standings[name], moment);
+    record.transitions.push(...transitionsOf(name, before[name], state, moment.now));
+    if (untilOf(state) !== untilOf(before[name]))
+      record.gates.push({ component: name, openUntil: untilOf(state) });
+    const notice = noticeFor(plan, name, state, moment.now);
+    if (!notice) return state;
+    record.notices.push(notice);
+    return {
+      ...state,
+      told: { level: levelAlone(state), at: moment.now, flapping: state.flapping.flapping },
+    };
+  });
+  return { components, record };
+}
+
+/** The components that are worth probing soon: those about to change, what may explain them, what follows from them. */
+export function unsettled(plan: HealthPlan, components: Components): ComponentName[] {
+  const isOpen = (name: ComponentName) => {
+    const { evidence, alone, standing } = components[name];
+    // After a root's end: its trouble is explained no longer, and not its own yet.
+    const isLeft = standing.suppressedBy.length === 0 && classOf(evidence.level) !== classOf(alone.level);
+    return isUnsettled(evidence) || isUnsettled(alone) || isLeft;
+  };
+  const open = COMPONENT_NAMES.filter(isOpen);
+  const isWorthIt = (name: ComponentName) =>
+    open.includes(name) ||
+    open.some((other) => components[name].standing.suppressedBy.includes(other)) ||
+    dependentsOf(plan, name).some((other) => open.includes(other));
+  return COMPONENT_NAMES.filter((name) => plan.components[name].monitoring === 'probed' && isWorthIt(name));
+}
+
+/** Fewer than these may well hang at the same time. */
+const MASS = 3;
+
+/**
+ * That everything should hang at once is less likely than that our own network does. What hangs already, and what hangs
+ * because of another, does not count.
+ */
+export function sifted(plan: HealthPlan, before: Components, results: ProbeResults): ProbeResults {
+  const made = COMPONENT_NAMES.filter((name) => (results[name]?.outcome ?? 'unknown') !== 'unknown');
+  if (!made.every((name) => results[name]!.outcome === 'down' && results[name]!.timedOut)) return results;
+  const following = new Set(made.flatMap((name) => dependentsOf(plan, name)));
+  const isNew = (name: ComponentName) => !following.has(name) && before[name].evidence.level < Level.severe;
+  if (made.filter(isNew).length < MASS) return results;
+  const error = 'every probe timed out at once: our own network is the likelier cause';
+  return Object.fromEntries(
+    Object.entries(results).map(([name, result]) => [name, { ...result, outcome: 'unknown', error }]),
+  );
+}
+
+/** The component with its probe weighed in, if that is evidence of anything. */
+function observed(
+  plan: HealthPlan,
+  name: ComponentName,
+  before: ComponentState,
+  result: ProbeResult | undefined,
+  { now, random }: Moment,
+): ComponentState {
+  const its = plan.components[name];
+  if (its.monitoring !== 'probed')
+    return { ...before, evidence: NO_EVIDENCE, alone: NO_EVIDENCE, breaker: CLOSED, last: null };
+  if (!result) return before;
+  const firstProbedAt = before.firstProbedAt ?? now;
+  const seenUp = before.seenUp || result.outcome === 'up';
+  const state = { ...before, firstProbedAt, seenUp, last: { ...result, at: now } };
+  if (!isEvidence(state, result, plan.rules)) return state;
+  const evidence = weigh(before.evidence, result, its, plan.rules);
+  const failed = evidence.shown.at(-1)! >= Level.severe;
+  const breaker = its.breaker
+    ? tripped(before.breaker, failed, { plan: its.breaker, now, random: random() })
+    : CLOSED;
+  return { ...state, evidence, breaker };
+}
+
+/** A probe is, unless it was the probing that failed, or its component is still starting. */
+function isEvidence(
+  { seenUp, firstProbedAt, last }: ComponentState,
+  result: ProbeResult | undefined,
+  { graceSeconds }: HealthRules,
+): result is ProbeResult {
+  if (!result || result.outcome === 'unknown' || !last || firstProbedAt === null) return false;
+  return seenUp || last.at - firstProbedAt >= graceSeconds * 1000;
+}
+
+/**
+ * Parts a component's own trouble from what its dependencies explain. A bad probe
+ * - is explained by an outage that is confirmed: those just before it do not count either;
+ * - may be explained, because the last probe of a dependency was bad as well: it does not count;
+ * - is its own else. So what outlasts its root has to fail as often as any other to be told.
+ *
+ * A dependent may notice the beginning and the end of an outage a probe sooner or later than the root. That is never
+ * enough for an outage of its own, and failures next to those of a dependency are no part of its error rate.
+ */
+function part(
+  plan: HealthPlan,
+  weighed: Components,
+  levels: Levels,
+  results: ProbeResults,
+): (name: ComponentName) => ComponentState {
+  const shown = each((name) => shownLast(plan, name, weighed[name]));
+  const feared = each((name) => Math.max(levels[name], shown[name]) as Level);
+  const recent = each((name) => Math.max(feared[name], ...weighed[name].evidence.shown) as Level);
+  return (name) => {
+    const state = weighed[name];
+    const { alone } = state;
+    const result = results[name];
+    if (!isEvidence(state, result, plan.rules)) return state;
+    const isExplained = (by: Levels) => explain(plan, by, name, classOf(shown[name])).length > 0;
+    if (isExplained(levels))
+      return withAlone(state, { ...alone, shown: [], failures: withoutLastRow(alone) });
+    if (isExplained(feared)) return withAlone(state, { ...alone, failures: withoutLastRow(alone) });
+    const next = weigh(alone, result, plan.components[name], plan.rules);
+    return withAlone(state, isExplained(recent) ? { ...next, failures: withoutLastRow(next) } : next);
+  };
+}
+
+/** Without the failures in a row that it ends with. */
+const withoutLastRow = ({ failures }: Evidence): boolean[] =>
+  failures.slice(0, failures.lastIndexOf(false) + 1);
+
+const shownLast = (plan: HealthPlan, name: ComponentName, { last }: ComponentState): Level =>
+  last ? levelShown(last, plan.components[name]) : Level.none;
+
+/** Error rates are of failures that nothing explains. */
+const withAlone = (state: ComponentState, alone: Evidence): ComponentState => ({
+  ...state,
+  alone,
+  evidence: { ...state.evidence, failures: alone.failures },
+});
+
+function placed(
+  weighed: ComponentState,
+  before: ComponentState,
+  standing: Standing,
+  { now, full }: Moment,
+): ComponentState {
+  const changed = weighed.changed || classOf(levelAlone(weighed)) !== classOf(levelAlone(before));
+  const { maintenanceUntil } = weighed;
+  return {
+    ...weighed,
+    standing,
+    since: standing.level === before.standing.level ? before.since : now,
+    changed: full ? false : changed,
+    flapping: full ? flapped(weighed.flapping, changed) : weighed.flapping,
+    maintenanceUntil: maintenanceUntil !== null && maintenanceUntil > now ? maintenanceUntil : null,
+  };
+}
+
+const untilOf = ({ breaker }: ComponentState): string | null =>
+  breaker.state === 'open' ? new Date(breaker.until).toISOString() : null;
+
+function transitionsOf(
+  component: ComponentName,
+  before: ComponentState,
+  after: ComponentState,
+  now: number,
+): HealthTransition[] {
+  const { level, suppressedBy } = after.standing;
+  const transition = (event: TransitionEvent, from: Level): HealthTransition => ({
+    component,
+    event,
+    from: levelName(from),
+    to: levelName(level),
+    at: new Date(now).toISOString(),
+    suppressed_by: suppressedBy,
+    error: level === Level.none ? null : (after.last?.error ?? null),
+  });
+  const transitions: HealthTransition[] = [];
+  const was = before.standing.level;
+  if (level !== was) transitions.push(transition(eventOf(was, after.standing), was));
+  const { flapping } = after.flapping;
+  if (flapping !== before.flapping.flapping)
+    transitions.push(transition(flapping ? 'flapping_started' : 'flapping_ended', level));
+  if (before.maintenanceUntil !== null && after.maintenanceUntil === null)
+    transitions.push(transition('maintenance_ended', level));
+  return transitions;
+}
+
+function eventOf(was: Level, { level, suppressedBy }: Standing): TransitionEvent {
+  if (level === Level.none) return 'recovery';
+  if (level < was) return 'change';
+  return suppressedBy.length > 0 ? 'cascading' : 'failure';
+}
+
+function noticeFor(
+  plan: HealthPlan,
+  name: ComponentName,
+  state: ComponentState,
+  now: number,
+): HealthNotice | undefined {
+  const { told, last, alone, flapping, maintenanceUntil } = state;
+  const level = levelAlone(state);
+  const situation = {
+    level,
+    mending: (alone.shown.at(-1) ?? alone.level) < alone.level,
+    flapping: flapping.flapping,
+    maintenance: maintenanceUntil !== null,
+  };
+  const event = noticeDue(told, situation, now, plan.rules);
+  return event && composeNotice(plan, name, event, { level, told, last, failures: alone.failures, now });
+}
+
+function each<T>(make: (name: ComponentName) => T): Record<ComponentName, T> {
+  return Object.fromEntries(COMPONENT_NAMES.map((name) => [name, make(name)])) as Record<ComponentName, T>;
+}

@@ -1,0 +1,101 @@
+import { randomUUID } from 'node:crypto';
+import { hostname } from 'node:os';
+import { Worker, type WorkerOptions } from '@temporalio/worker';
+import type { Logger } from 'pino';
+import { createDeadLetterActivities } from './activities/deadLetters.ts';
+import { createHealthActivities } from './activities/health.ts';
+import { createHealthRecordActivities } from './activities/healthRecords.ts';
+import { createMaintenanceActivities } from './activities/maintenance.ts';
+import { createOutboxActivities } from './activities/outbox.ts';
+import { createOutboxDeliveryActivities, startDeliveries } from './activities/outboxDelivery.ts';
+import type { Config } from './config.ts';
+import { relayTaskQueue } from './domain/outbox.ts';
+import { OutboxTopics } from './domain/outboxTopics.ts';
+import { tryKafka } from './kafka/trial.ts';
+import type { HealthModel } from './probes/target.ts';
+import { openPublisher, type Resources } from './resources.ts';
+import { workflowBundle } from './workflowBundle.ts';
+
+/** Bounds how late a pause or the loss of a shard is noticed; well inside the relay's heartbeat timeout. */
+const MAX_HEARTBEAT_THROTTLE = '4 seconds';
+
+/** What a worker is made of. */
+export interface Parts {
+  config: Config;
+  health: HealthModel;
+  logger: Logger;
+  resources: Resources;
+  stop: AbortSignal;
+}
+
+/**
+ * Two workers, so that the relays' activities, a minute long each, never take the slots of the short ones. A relay
+ * stops at once when asked and settles its batch; the short activities get the time that is left to finish.
+ */
+export async function createWorkers(parts: Parts): Promise<Worker[]> {
+  const { config, resources } = parts;
+  const common: WorkerOptions = {
+    connection: resources.workerConnection,
+    namespace: resources.namespace,
+    taskQueue: config.taskQueue,
+    identity: workerIdentity,
+    shutdownForceTime: config.shutdownSeconds * 1000,
+    maxHeartbeatThrottleInterval: MAX_HEARTBEAT_THROTTLE,
+  };
+  const orchestrator = await Worker.create({
+    ...common,
+    workflowBundle: await workflowBundle(),
+    activities: shortActivities(parts),
+    shutdownGraceTime: Math.max(0, config.shutdownSeconds - 2) * 1000,
+    maxCachedWorkflows: 200,
+  });
+  const relay = await Worker.create({
+    ...common,
+    taskQueue: relayTaskQueue(config.taskQueue),
+    activities: relayActivities(parts),
+    shutdownGraceTime: 0,
+    maxConcurrentActivityTaskExecutions: resources.deployment.outboxShards,
+  });
+  return [orchestrator, relay];
+}
+
+function shortActivities({ config, health, logger, resources, stop }: Parts) {
+  return {
+    ...createOutboxDeliveryActivities({ ...resources, stop }),
+    ...createDeadLetterActivities({ ...resources, stop }),
+    ...createMaintenanceActivities({
+      databaseUrl: config.databaseUrl,
+      retentionDays: config.outbox.retentionDays,
+      stop,
+    }),
+    ...createHealthActivities({
+      health,
+      kafka: config.kafka,
+      temporal: resources.probeConnection,
+      logger,
+    }),
+    ...createHealthRecordActivities({ pool: resources.pool, webhook: config.healthWebhook }),
+  };
+}
+
+function relayActivities({ config, logger, resources }: Parts) {
+  const { deployment, kafka, wakeUps, temporal } = resources;
+  const { outboxShards } = deployment;
+  const deliveries = { ...resources, taskQueue: config.taskQueue, outboxShards };
+  const topics = new OutboxTopics();
+  return createOutboxActivities({
+    databaseUrl: config.databaseUrl,
+    deployment,
+    wakeUps,
+    temporal,
+    owner: workerIdentity,
+    logger,
+    topics,
+    startDeliveries: (shard) => startDeliveries(deliveries, shard),
+    openPublisher: openPublisher(config, kafka, deployment, topics),
+    tryKafka: () => tryKafka(kafka),
+  });
+}
+
+/** Also tells apart two workers of one host and one pid namespace, as containers have it. */
+const workerIdentity = `${process.pid}@${hostname()}-${randomUUID().slice(0, 8)}`;
