@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import path from 'node:path';
 import { identify, isAlive, type ProcessId, readRecord, terminate, writeRecord } from '../stack/processes.ts';
 import { Stack, StackError } from '../stack/stack.ts';
+import { SomaBrainStandIn } from '../stack/standIns/somabrain.ts';
 import { WorkerProcess } from '../stack/workerProcess.ts';
 
 /** A worker and the `npm run dev` that started it. */
@@ -22,15 +23,15 @@ async function endLeftover(): Promise<void> {
   if (worker && isAlive(worker)) await terminate(worker, 'SIGTERM', 5_000);
 }
 
-async function startWorker(): Promise<WorkerProcess> {
-  const worker = new WorkerProcess({ env: stack.env(), logFile });
+async function startWorker(somabrainUrl: string): Promise<WorkerProcess> {
+  const worker = new WorkerProcess({ env: { ...stack.env(), SA01_SOMABRAIN_URL: somabrainUrl }, logFile });
   const record: WorkerRecord = { worker: identify(worker.process.pid!), owner: identify(process.pid) };
   writeRecord(recordFile, record);
   await worker.ready();
   return worker;
 }
 
-function printAddresses({ metricsAddress }: WorkerProcess): void {
+function printAddresses({ metricsAddress }: WorkerProcess, somabrainUrl: string): void {
   const { kafka, redis, temporal, temporalUi, s3 } = stack.ports;
   console.log(`
   Temporal UI   http://localhost:${temporalUi}
@@ -39,6 +40,7 @@ function printAddresses({ metricsAddress }: WorkerProcess): void {
   Kafka         localhost:${kafka}
   Redis         redis://localhost:${redis}/0
   S3            http://localhost:${s3}
+  SomaBrain     ${somabrainUrl}   (a stand-in)
   metrics       http://${metricsAddress}/metrics   (/livez, /readyz)
   worker's log  ${logFile}
 
@@ -46,6 +48,7 @@ function printAddresses({ metricsAddress }: WorkerProcess): void {
     eval "$(npm run --silent stack -- env)"                                    # puts temporal on the PATH
     npm run insert -- 1000                                                     # 1000 rows by plain SQL
     temporal workflow query --workflow-id outbox-relay-0 --type status
+    temporal workflow query --workflow-id health-check-cycle --type status     # after "npm run stack -- stop redis", too
 
   Ctrl-C stops the worker and the stack; the data stays.
 `);
@@ -54,8 +57,10 @@ function printAddresses({ metricsAddress }: WorkerProcess): void {
 try {
   await endLeftover();
   await stack.start();
-  const worker = await startWorker();
-  printAddresses(worker);
+  await using somabrain = new SomaBrainStandIn();
+  await somabrain.listen();
+  const worker = await startWorker(somabrain.url);
+  printAddresses(worker, somabrain.url);
   const interrupted = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => interrupted.abort());
   await Promise.race([once(worker.process, 'exit'), once(interrupted.signal, 'abort')]);

@@ -51,12 +51,22 @@ function planOf(
   const unprobed = DERIVED.includes(name) && monitored !== false ? 'derived' : 'unmonitored';
   const plan: ComponentPlan = {
     monitoring: probing ? 'probed' : unprobed,
-    dependsOn: dependsOn ?? COMPONENTS[name].dependsOn,
+    dependsOn: dependsOn ?? dependenciesOf(name, probing),
     slowSeconds: slowSeconds ?? DEFAULT_SLOW_SECONDS,
     errorRates: errorRates ?? DEFAULT_ERROR_RATES,
   };
   const guard = breakerOf(name, breaker);
   return guard ? { ...plan, breaker: guard } : plan;
+}
+
+/** Where Redis is the only storage tier, storage cannot do without it. */
+function dependenciesOf(
+  name: ComponentName,
+  probing: ComponentProbing | undefined,
+): ComponentPlan['dependsOn'] {
+  const isOnlyRedis =
+    name === 'storage' && probing && 'members' in probing && Object.keys(probing.members).join() === 'redis';
+  return isOnlyRedis ? { redis: 'hard' } : COMPONENTS[name].dependsOn;
 }
 
 /** A breaker that the file describes is there, also where the platform has none. */

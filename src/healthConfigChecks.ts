@@ -6,13 +6,12 @@ import {
   DEFAULT_BREAKER,
 } from './domain/healthComponents.ts';
 import { type DependencyGraph, dependencyCycles } from './domain/healthGraph.ts';
-import { DEFAULT_RULES, DERIVED } from './healthDefaults.ts';
+import { DERIVED } from './healthDefaults.ts';
 
 /** One sentence for each contradiction. The content need not be well-formed: what is not is told elsewhere. */
 export function contradictions(content: unknown): string[] {
   const components = field(content, 'components');
   return [
-    ...tooLarge(field(content, 'rules'), 'rules', ['errorMinimum', 'errorWindow'], DEFAULT_RULES),
     ...COMPONENT_NAMES.flatMap((name) => {
       const breaker = field(field(components, name), 'breaker');
       const order = ['openSeconds', 'maxOpenSeconds'] as const;

@@ -105,7 +105,6 @@ const schema = object({
     graceSeconds: numberFrom(0, 86_400),
     suppressionSeconds: numberFrom(0, 86_400),
     errorWindow: wholeFrom(1, 1000),
-    errorMinimum: wholeFrom(1, 1000),
   }).exactOptional(),
   components: byComponent(component).exactOptional(),
 });

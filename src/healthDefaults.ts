@@ -11,7 +11,6 @@ export const DEFAULT_RULES: HealthRules = {
   graceSeconds: 60,
   suppressionSeconds: 300,
   errorWindow: 20,
-  errorMinimum: 10,
 };
 
 /** The platform's. */

@@ -36,10 +36,8 @@ export interface HealthRules {
   graceSeconds: number;
   /** Least time between two notices of a component, except of outages and recoveries. */
   suppressionSeconds: number;
-  /** Error rates are of the last so many probes. */
+  /** Error rates are of the last so many probes; before that there is none. */
   errorWindow: number;
-  /** Below so many probes there is no error rate. */
-  errorMinimum: number;
 }
 
 export interface ComponentPlan {

@@ -57,23 +57,25 @@ export function findRoots(plan: HealthPlan, levels: Levels): Standings {
   return Object.fromEntries(COMPONENT_NAMES.map((name) => [name, stand(name)])) as Standings;
 }
 
-/** What the failures below a component make of it, and their roots. */
+/**
+ * What the failures below a component make of it, and their roots. They are felt over any number of hard edges, but a
+ * soft one ends them: what has to do with less still serves its dependents.
+ */
 function impose(
   plan: HealthPlan,
   levels: Levels,
   name: ComponentName,
 ): { level: Level; roots: ComponentName[] } {
-  const all = dependenciesOf(plan, name).map(([on, edge]) => {
-    const below =
-      classOf(levels[on]) === Class.failed
-        ? { level: IMPOSED.hard, roots: rootsOr(on, explain(plan, levels, on, Class.failed)) }
-        : impose(plan, levels, on);
-    return { level: Math.min(IMPOSED[edge], below.level) as Level, roots: below.roots };
-  });
-  return {
-    level: Math.max(Level.none, ...all.map(({ level }) => level)) as Level,
-    roots: all.flatMap(({ roots }) => roots),
-  };
+  const feltOver = (edge: Edge, on: ComponentName): ComponentName[] =>
+    dependenciesOf(plan, on).flatMap(([below, its]) => (its === edge ? failureOf(below) : []));
+  const failureOf = (on: ComponentName): ComponentName[] =>
+    classOf(levels[on]) === Class.failed
+      ? rootsOr(on, explain(plan, levels, on, Class.failed))
+      : feltOver('hard', on);
+  const hard = feltOver('hard', name);
+  const soft = feltOver('soft', name);
+  const level = hard.length > 0 ? IMPOSED.hard : soft.length > 0 ? IMPOSED.soft : Level.none;
+  return { level, roots: [...hard, ...soft] };
 }
 
 const dependenciesOf = (plan: HealthPlan, name: ComponentName) =>
@@ -85,6 +87,10 @@ const inOrder = (names: ComponentName[]): ComponentName[] => {
   const found = new Set(names);
   return COMPONENT_NAMES.filter((name) => found.has(name));
 };
+
+/** What follows from a root at this moment. */
+export const affectedBy = (standings: Standings, root: ComponentName): ComponentName[] =>
+  COMPONENT_NAMES.filter((name) => standings[name].suppressedBy.includes(root));
 
 /** Everything that depends on a component, directly or not. */
 export function dependentsOf(plan: HealthPlan, root: ComponentName): ComponentName[] {

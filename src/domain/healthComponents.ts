@@ -50,14 +50,21 @@ const part = (
   mitigation: string,
 ): ComponentFacts => ({ dependsOn, hasBreaker: false, recommendation, mitigation });
 
-const guarded = (recommendation: string, mitigation: string): ComponentFacts => ({
-  dependsOn: {},
+const guarded = (
+  recommendation: string,
+  mitigation: string,
+  dependsOn: ComponentFacts['dependsOn'] = {},
+): ComponentFacts => ({
+  dependsOn,
   hasBreaker: true,
   recommendation,
   mitigation,
 });
 
-/** SomaBrain is the one soft dependency: without it agents go on and what they should remember is queued. */
+/**
+ * Soft dependencies are two: without SomaBrain agents go on, and what they should remember is queued; without Redis the
+ * storage chain lacks its last tier.
+ */
 export const COMPONENTS: Record<ComponentName, ComponentFacts> = {
   database: guarded(
     'Postgres takes no writes: look at its process, its disk and its connections (pg_stat_activity).',
@@ -84,6 +91,7 @@ export const COMPONENTS: Record<ComponentName, ComponentFacts> = {
   storage: guarded(
     'No storage tier works: look at the S3 endpoint, at the storage directory and at Redis.',
     'Uploads are retried until a tier works again; what is stored stays readable where its tier does.',
+    { redis: 'soft' },
   ),
   llm: guarded(
     'No provider of language models answers: look at their status pages, the keys and the quota.',

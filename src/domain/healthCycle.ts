@@ -10,7 +10,15 @@ import {
   type TransitionEvent,
 } from './health.ts';
 import { type BreakerState, CLOSED, tripped } from './healthBreaker.ts';
-import { classOf, dependentsOf, explain, findRoots, type Standing } from './healthCascade.ts';
+import {
+  affectedBy,
+  classOf,
+  dependentsOf,
+  explain,
+  findRoots,
+  type Standing,
+  type Standings,
+} from './healthCascade.ts';
 import { COMPONENT_NAMES, type ComponentName } from './healthComponents.ts';
 import { type Flapping, flapped, STEADY } from './healthFlapping.ts';
 import { type Evidence, isUnsettled, levelShown, NO_EVIDENCE, weigh } from './healthLevels.ts';
@@ -67,6 +75,8 @@ export const unknownComponents = (now: number): Components =>
     maintenanceUntil: null,
   }));
 
+export const standingsOf = (components: Components): Standings => each((name) => components[name].standing);
+
 /** A component's own level: critical where it has failed and its breaker is open. */
 export const ownLevel = ({ evidence, breaker }: ComponentState): Level => raised(evidence, breaker);
 
@@ -97,7 +107,12 @@ export function advance(
     record.transitions.push(...transitionsOf(name, before[name], state, moment.now));
     if (untilOf(state) !== untilOf(before[name]))
       record.gates.push({ component: name, openUntil: untilOf(state) });
-    const notice = noticeFor(plan, name, state, moment.now);
+    const affected = affectedBy(standings, name);
+    const notice = noticeFor(plan, name, state, {
+      now: moment.now,
+      // At a recovery: what it had affected.
+      affected: affected.length > 0 ? affected : affectedBy(standingsOf(before), name),
+    });
     if (!notice) return state;
     record.notices.push(notice);
     return {
@@ -110,12 +125,8 @@ export function advance(
 
 /** The components that are worth probing soon: those about to change, what may explain them, what follows from them. */
 export function unsettled(plan: HealthPlan, components: Components): ComponentName[] {
-  const isOpen = (name: ComponentName) => {
-    const { evidence, alone, standing } = components[name];
-    // After a root's end: its trouble is explained no longer, and not its own yet.
-    const isLeft = standing.suppressedBy.length === 0 && classOf(evidence.level) !== classOf(alone.level);
-    return isUnsettled(evidence) || isUnsettled(alone) || isLeft;
-  };
+  const isOpen = (name: ComponentName) =>
+    isUnsettled(components[name].evidence) || isUnsettled(components[name].alone);
   const open = COMPONENT_NAMES.filter(isOpen);
   const isWorthIt = (name: ComponentName) =>
     open.includes(name) ||
@@ -281,7 +292,7 @@ function noticeFor(
   plan: HealthPlan,
   name: ComponentName,
   state: ComponentState,
-  now: number,
+  { now, affected }: { now: number; affected: ComponentName[] },
 ): HealthNotice | undefined {
   const { told, last, alone, flapping, maintenanceUntil } = state;
   const level = levelAlone(state);
@@ -292,7 +303,9 @@ function noticeFor(
     maintenance: maintenanceUntil !== null,
   };
   const event = noticeDue(told, situation, now, plan.rules);
-  return event && composeNotice(plan, name, event, { level, told, last, failures: alone.failures, now });
+  return (
+    event && composeNotice(plan, name, event, { level, told, last, failures: alone.failures, affected, now })
+  );
 }
 
 function each<T>(make: (name: ComponentName) => T): Record<ComponentName, T> {

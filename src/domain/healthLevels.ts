@@ -27,11 +27,11 @@ export function weigh(
   before: Evidence,
   result: ProbeResult,
   plan: ComponentPlan,
-  { down, up, errorWindow, errorMinimum }: HealthRules,
+  { down, up, errorWindow }: HealthRules,
 ): Evidence {
   const failing = before.level >= Level.severe;
   const failures = failing ? [] : [...before.failures, result.outcome === 'down'].slice(-errorWindow);
-  const newest = levelOf(result, plan, failures.length < errorMinimum ? 0 : errorRate(failures));
+  const newest = levelOf(result, plan, failures.length < errorWindow ? 0 : errorRate(failures));
   const shown = [...before.shown, newest].slice(-Math.max(down, up));
   // Too few probes change nothing.
   const least = shown.length < down ? Level.none : Math.min(...shown.slice(-down));

@@ -81,18 +81,18 @@ function joined(earlier: HealthRecord, later: HealthRecord): HealthRecord {
   };
 }
 
-/** Takes out what is to be written; undefined if there is nothing. What cannot be written is put back. */
-export function takeUnwritten(memory: HealthMemory): HealthRecord | undefined {
-  const { unwritten } = memory;
-  const { transitions, notices, gates } = unwritten;
-  if (transitions.length + notices.length + gates.length === 0) return undefined;
-  memory.unwritten = NOTHING_WRITTEN;
-  return unwritten;
-}
+export const isWritten = ({ unwritten: { transitions, notices, gates } }: HealthMemory): boolean =>
+  transitions.length + notices.length + gates.length === 0;
 
-/** Puts a record back in front of what came meanwhile. */
-export function putBack(memory: HealthMemory, record: HealthRecord): void {
-  memory.unwritten = joined(record, memory.unwritten);
+/** Postgres has taken this record; what came meanwhile is left. */
+export function written(memory: HealthMemory, record: HealthRecord): void {
+  const taken = new Set<unknown>([...record.transitions, ...record.notices, ...record.gates]);
+  const { transitions, notices, gates } = memory.unwritten;
+  memory.unwritten = {
+    transitions: transitions.filter((transition) => !taken.has(transition)),
+    notices: notices.filter((notice) => !taken.has(notice)),
+    gates: gates.filter((gate) => !taken.has(gate)),
+  };
 }
 
 /**
@@ -186,7 +186,7 @@ function isMemory(memory: unknown): memory is HealthMemory {
   const { components, unwritten } = memory;
   const complete = COMPONENT_NAMES.every((name) => {
     const state = components[name];
-    return isObject(state) && isObject(state.evidence) && isObject(state.told) && isObject(state.standing);
+    return isObject(state) && [state.evidence, state.alone, state.told, state.standing].every(isObject);
   });
   const lists = [memory.history, memory.unsent, unwritten.transitions, unwritten.notices, unwritten.gates];
   return complete && lists.every(Array.isArray) && (memory.plan === null || isObject(memory.plan));

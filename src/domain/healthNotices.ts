@@ -6,7 +6,7 @@ import {
   levelName,
   type ProbeResult,
 } from './health.ts';
-import { Class, classOf, dependentsOf } from './healthCascade.ts';
+import { Class, classOf } from './healthCascade.ts';
 import type { ComponentName } from './healthComponents.ts';
 import { levelShown } from './healthLevels.ts';
 
@@ -69,6 +69,8 @@ interface Composing {
   last: ProbeResult | null;
   /** Which of the last probes failed. */
   failures: boolean[];
+  /** What the component's trouble affects, or has affected. */
+  affected: ComponentName[];
   now: number;
 }
 
@@ -77,10 +79,9 @@ export function composeNotice(
   plan: HealthPlan,
   component: ComponentName,
   event: NoticeEvent,
-  { level, told, last, failures, now }: Composing,
+  { level, told, last, failures, affected, now }: Composing,
 ): HealthNotice {
   const severity = severityOf(event, level);
-  const affected = dependentsOf(plan, component);
   const error = last?.error ?? null;
   return {
     idempotencyKey: `degradation:${component}:${now}`,

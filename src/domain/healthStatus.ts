@@ -7,9 +7,9 @@ import {
   levelName,
 } from './health.ts';
 import type { BreakerState } from './healthBreaker.ts';
-import { Class, classOf, explain } from './healthCascade.ts';
+import { affectedBy, Class, classOf, explain } from './healthCascade.ts';
 import { COMPONENT_NAMES, COMPONENTS, type ComponentName, isComponentName } from './healthComponents.ts';
-import { type ComponentState, type Components, ownLevel } from './healthCycle.ts';
+import { type ComponentState, type Components, ownLevel, standingsOf } from './healthCycle.ts';
 import { errorRate } from './healthLevels.ts';
 import type { HealthMemory } from './healthMemory.ts';
 
@@ -136,7 +136,7 @@ function rootsOf(components: Components): Root[] {
     component: name,
     level: levelName(components[name].standing.level),
     since: iso(components[name].since),
-    affected: COMPONENT_NAMES.filter((other) => components[other].standing.suppressedBy.includes(name)),
+    affected: affectedBy(standingsOf(components), name),
   }));
 }
 

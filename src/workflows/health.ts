@@ -23,12 +23,12 @@ import {
   type HealthCheckInput,
   type HealthMemory,
   healthInputFaults,
+  isWritten,
   lastTransitions,
   maintained,
   nothingKnown,
-  putBack,
   remembered,
-  takeUnwritten,
+  written,
 } from '../domain/healthMemory.ts';
 import {
   type Breakers,
@@ -203,13 +203,13 @@ class HealthCheck {
   }
 
   private async write(): Promise<void> {
-    const record = takeUnwritten(this.memory);
-    if (!record) return;
+    if (isWritten(this.memory)) return;
+    const record = this.memory.unwritten;
     try {
       await recordHealth(record);
+      written(this.memory, record);
       this.memory.lastError = null;
     } catch (error) {
-      putBack(this.memory, record);
       if (isCancellation(error)) throw error;
       this.memory.lastError = messageOf(error);
     }

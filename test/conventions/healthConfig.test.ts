@@ -57,7 +57,6 @@ suite('without a file', () => {
         graceSeconds: 60,
         suppressionSeconds: 300,
         errorWindow: 20,
-        errorMinimum: 10,
       },
     });
     assert.deepEqual(components.kafka, {
@@ -194,7 +193,6 @@ const badContents: [content: unknown, ...sentences: string[]][] = [
     'rules.softIntervalSeconds is 61: expected a number from 1 to 60.',
     'rules.down is 0: expected a whole number from 1 to 100.',
   ],
-  [{ rules: { errorWindow: 5 } }, 'rules.errorMinimum is 10: expected at most errorWindow, which is 5.'],
   [{ components: 7 }, 'components is 7: expected an object.'],
   [
     { components: { gatway: {} } },
@@ -288,7 +286,7 @@ suite('what is wrong with a file is said in a sentence', () => {
   test('all of it at once', () => {
     const content = {
       intervalSeconds: 'x',
-      rules: { errorMinimum: 50 },
+      rules: { errorWindow: 0 },
       components: { database: { dependsOn: { gateway: 'hard' } }, gateway: { url: 'x' }, nobody: {} },
     };
     assert.equal(sentencesOf(() => withFile(content)).length, 5);

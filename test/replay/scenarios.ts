@@ -1,10 +1,15 @@
 // What the recorded histories go through: each workflow with activities that are steered to make it do all that it can.
 import { ApplicationFailure } from '@temporalio/activity';
 import type { Workflow, WorkflowHandle } from '@temporalio/client';
+import { HEALTH_WORKFLOW_ID, type ProbeRequest, type ProbeResult } from '../../src/domain/health.ts';
+import { COMPONENT_NAMES } from '../../src/domain/healthComponents.ts';
+import type { HealthStatus } from '../../src/domain/healthStatus.ts';
 import { type PurgeProgress, purgeStart } from '../../src/domain/maintenance.ts';
+import { MEMORY_WORKFLOW_ID, type MemorySyncReport } from '../../src/domain/memories.ts';
 import type { OutboxRelayReport } from '../../src/domain/outbox.ts';
 import type { ParkedMessage } from '../../src/domain/outboxDelivery.ts';
 import { eventually } from '../support/eventually.ts';
+import { healthPlan } from '../support/healthPlan.ts';
 import { beatUntilCancelled } from '../support/workflows.ts';
 
 export interface Scenario {
@@ -152,9 +157,116 @@ function maintenance(): Scenario {
   };
 }
 
+/** An outage and its end, with Postgres and the webhook away for a while; pause, maintenance, and nothing unsettled. */
+function healthCheckCycle(): Scenario {
+  const plan = healthPlan({ rules: { softIntervalSeconds: 1, graceSeconds: 0 } });
+  const down: ProbeResult = { outcome: 'down', seconds: 0.01, error: 'connect ECONNREFUSED' };
+  let isKafkaDown = false;
+  let written = 0;
+  let sent = 0;
+  return {
+    type: 'healthCheckCycle',
+    workflowId: HEALTH_WORKFLOW_ID,
+    args: [{ intervalSeconds: 1 }],
+    activities: {
+      async probeComponents({ only, planVersion }: ProbeRequest) {
+        const up: ProbeResult = { outcome: 'up', seconds: 0.01 };
+        const results = (only ?? COMPONENT_NAMES).map((name) => [
+          name,
+          name === 'kafka' && isKafkaDown ? down : up,
+        ]);
+        return {
+          ...(planVersion === plan.version ? {} : { plan }),
+          results: Object.fromEntries(results),
+        };
+      },
+      async recordHealth() {
+        written += 1;
+        if (written === 1) throw ApplicationFailure.create({ type: 'postgres_unavailable', message: 'away' });
+      },
+      async sendHealthWebhook() {
+        sent += 1;
+        if (sent === 1) throw ApplicationFailure.create({ type: 'webhook_unavailable', message: 'away' });
+        return sent === 2 ? 'sent' : 'off';
+      },
+    },
+    async drive(handle) {
+      const level = async () => (await handle.query<HealthStatus>('status')).overall_level;
+      await becomes(handle, 'checking');
+      await handle.signal('pause');
+      await becomes(handle, 'paused');
+      await handle.signal('resume');
+      await handle.signal('maintenance', { component: 'redis', until: '2100-01-01T00:00:00Z' });
+      isKafkaDown = true;
+      await handle.signal('checkNow');
+      await eventually('the outage', async () => (await level()) === 'critical');
+      await handle.signal('maintenance', { component: 'redis', until: null });
+      isKafkaDown = false;
+      await eventually('the recovery', async () => (await level()) === 'none');
+      await eventually('the notices', () => written >= 3 && sent >= 3);
+    },
+  };
+}
+
+const memoryReport: MemorySyncReport = {
+  state: 'idle',
+  counts: {
+    pending: 0,
+    oldest_seconds: 0,
+    synced_total: 10,
+    dead_total: 1,
+    synced_per_second: 0,
+    tenants: [{ tenant: 'acme', pending: 1 }],
+  },
+  lastError: null,
+};
+
+/** Fails at first, runs to its end, and until it is cancelled after that; syncNow, and a report of an outage. */
+function memorySync(): Scenario {
+  let runs = 0;
+  let hurried = 0;
+  return {
+    type: 'memorySync',
+    workflowId: MEMORY_WORKFLOW_ID,
+    args: [{ historyLimit: 60 }],
+    activities: {
+      async syncMemories() {
+        runs += 1;
+        if (runs === 1)
+          throw ApplicationFailure.create({ type: 'postgres_unavailable', message: 'no answer' });
+        if (runs > 2) await beatUntilCancelled();
+        return memoryReport;
+      },
+      async hurryMemories() {
+        hurried += 1;
+      },
+    },
+    async drive(handle) {
+      await eventually('the third run', () => runs === 3);
+      await handle.signal('report', {
+        ...memoryReport,
+        state: 'waiting',
+        lastError: 'SomaBrain answers 503',
+      });
+      await becomes(handle, 'waiting');
+      await handle.signal('syncNow');
+      await eventually('the hint', () => hurried === 1);
+      await handle.signal('pause');
+      await becomes(handle, 'paused');
+      await handle.signal('syncNow');
+      await handle.signal('resume');
+      await eventually('the fourth run', () => runs === 4);
+      await handle.signal('pause');
+      await becomes(handle, 'paused');
+    },
+  };
+}
+
 export const scenarios: Record<string, () => Scenario> = {
+  'memory-sync': memorySync,
   'outbox-relay': outboxRelay,
   'outbox-delivery': outboxDelivery,
   'dead-letter-replay': deadLetterReplay,
   maintenance,
+  'health-check-cycle': healthCheckCycle,
 };

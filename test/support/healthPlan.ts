@@ -36,7 +36,6 @@ export function healthPlan({
       graceSeconds: 60,
       suppressionSeconds: 300,
       errorWindow: 20,
-      errorMinimum: 10,
       ...rules,
     },
     components: Object.fromEntries(

@@ -96,7 +96,7 @@ suite('an outage is told once, with its root and what it affects, and so is its 
         'task_scheduler',
       ],
     ],
-    ['redis', 'redis', ['gateway', 'auth_service', 'conversation_worker', 'task_scheduler']],
+    ['redis', 'redis', ['storage', 'gateway', 'auth_service', 'conversation_worker', 'task_scheduler']],
   ];
   for (const [service, root, affected] of outages) {
     test(service, async () => {
