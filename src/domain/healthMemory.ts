@@ -1,4 +1,5 @@
 import {
+  HEALTH_WORKFLOW_ID,
   type HealthNotice,
   type HealthPlan,
   type HealthRecord,
@@ -155,8 +156,11 @@ export function maintained(memory: HealthMemory, { components, until }: Maintena
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
-/** Sentences that say what is wrong with the workflow's input; none if nothing is. */
-export function healthInputFaults(input: unknown): string[] {
+/** Sentences that say what is wrong with the workflow's id and input; none if nothing is. */
+export function healthInputFaults(workflowId: string, input: unknown): string[] {
+  // Two cycles would tell everything twice.
+  if (workflowId !== HEALTH_WORKFLOW_ID)
+    return [`workflow id is "${workflowId}": expected ${HEALTH_WORKFLOW_ID}, of which there is one`];
   if (!isObject(input))
     return [`healthCheckCycle takes no input, or an object: got ${JSON.stringify(input)}`];
   const { intervalSeconds, memory, historyLimit, ...others } = input;

@@ -79,7 +79,7 @@ const { sendHealthWebhook } = proxyActivities<HealthRecordActivities>({
  * All that is known lives here and outlives workers. What Postgres cannot take now is written when it is back.
  */
 export async function healthCheckCycle(input: HealthCheckInput = {}): Promise<void> {
-  const faults = healthInputFaults(input);
+  const faults = healthInputFaults(workflowInfo().workflowId, input);
   if (faults.length > 0) throw ApplicationFailure.nonRetryable(faults.join('; '), 'invalid_input');
   const check = new HealthCheck(input);
   handle(check);

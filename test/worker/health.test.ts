@@ -158,7 +158,8 @@ suite('an outage is told once, with its root and what it affects, and so is its 
 
 test('the workers die and Temporal is restarted: the cycle goes on, knows what it knew, and tells nothing twice', async () => {
   await using on = await platform();
-  on.somabrain.behave({ health: '503' });
+  const port = Number(new URL(on.somabrain.url).port);
+  await on.somabrain.close();
   await eventually('the notice', async () => (await on.received()).notices.length === 1);
   const { since } = await on.health.component('somabrain');
   on.worker.process.kill('SIGKILL');
@@ -168,7 +169,7 @@ test('the workers die and Temporal is restarted: the cycle goes on, knows what i
   const before = Date.now();
   await on.becomes('a cycle', ({ timestamp }) => Date.parse(timestamp ?? '') > before);
   assert.equal((await on.health.component('somabrain')).since, since);
-  on.somabrain.behave({ health: 'ready' });
+  await on.somabrain.listen(port);
   await on.becomes('the recovery', ({ overall_level }) => overall_level === 'none');
   await eventually('its notice', async () => (await on.received()).notices.length > 1);
   assert.deepEqual((await on.received()).notices.map(brief), [

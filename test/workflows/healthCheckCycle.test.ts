@@ -95,6 +95,9 @@ test('all is well: one activity a cycle, and every component has its status', as
   await eventually('the second cycle', () => world.probed.length === 2);
   assert.deepEqual(world.probed, ['all', 'all']);
   assert.deepEqual(world.written, [], 'nothing has changed, so nothing is written');
+  const { events } = await cycle.workflow.fetchHistory();
+  const activities = events?.filter((event) => event.activityTaskScheduledEventAttributes);
+  assert.equal(activities?.length, 2);
 });
 
 test('an outage is confirmed by probes of what it may be, within one cycle, and told once; so is its end', async () => {
@@ -295,7 +298,8 @@ test('started twice, the second is told that it runs', async () => {
 });
 
 suite('bad input fails the workflow at once', () => {
-  const inputs: [name: string, input: unknown, message: RegExp][] = [
+  const inputs: [name: string, input: unknown, message: RegExp, workflowId?: string][] = [
+    ['another id', {}, /workflow id is "mine": expected health-check-cycle/, 'mine'],
     [
       'an interval that is no number',
       { intervalSeconds: 'often' },
@@ -318,12 +322,12 @@ suite('bad input fails the workflow at once', () => {
       /historyLimit is 3: expected a whole number from 20/,
     ],
   ];
-  for (const [name, input, message] of inputs) {
+  for (const [name, input, message, workflowId = HEALTH_WORKFLOW_ID] of inputs) {
     test(name, async () => {
       await using namespace = await temporalNamespace();
       await using _worker = await runWorkflows(namespace.name, taskQueue, new World().activities);
       const result = namespace.client.workflow.execute(healthCheckCycle, {
-        workflowId: HEALTH_WORKFLOW_ID,
+        workflowId,
         taskQueue,
         args: [input as HealthCheckInput],
       });
