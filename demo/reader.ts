@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import kafkajs from 'kafkajs';
-import '../stack/kafkajsAborted.ts';
+import '../src/kafka/readCommitted.ts';
 
 export interface Received {
   key: string;

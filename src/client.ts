@@ -1,20 +1,56 @@
 import type { Client, WorkflowHandle } from '@temporalio/client';
 import type { Deployment } from './database/deployment.ts';
 import type { DeadLetterReplayInput, DeadLetterReplayStatus } from './domain/deadLetters.ts';
+import { HEALTH_SUMMARY, HEALTH_WORKFLOW_ID, type HealthTransition } from './domain/health.ts';
+import type { ComponentName } from './domain/healthComponents.ts';
+import type { Breakers, ComponentDetails, HealthStatus } from './domain/healthStatus.ts';
 import { MAINTENANCE_SUMMARY, type MaintenanceStatus } from './domain/maintenance.ts';
+import { MEMORY_SUMMARY, MEMORY_WORKFLOW_ID, type MemorySyncStatus } from './domain/memories.ts';
 import { type OutboxRelayStatus, relayWorkflowId } from './domain/outbox.ts';
 import { type OutboxDeliveryStatus, outboxDeliveryWorkflowId } from './domain/outboxDelivery.ts';
 import { deadLetterReplay } from './workflows/deadLetters.ts';
+import {
+  breakersQuery,
+  checkNowSignal,
+  componentQuery,
+  healthCheckCycle,
+  healthHistoryQuery,
+  healthStatusQuery,
+  maintenanceSignal,
+  pauseHealthSignal,
+  resumeHealthSignal,
+} from './workflows/health.ts';
 import { maintenance } from './workflows/maintenance.ts';
+import {
+  memoryStatusQuery,
+  memorySync,
+  pauseMemorySignal,
+  resumeMemorySignal,
+  syncNowSignal,
+} from './workflows/memory.ts';
 import { outboxRelay, pauseRelaySignal, relayStatusQuery, resumeRelaySignal } from './workflows/outbox.ts';
 import { discardSignal, type outboxDelivery, retryNowSignal } from './workflows/outboxDelivery.ts';
 
 export { type Enqueued, enqueue } from './database/outbox.ts';
+export { type ProcessOnce, processOnce } from './database/processOnce.ts';
+export { type Remembered, remember } from './database/remember.ts';
 export type { DeadLetterReplayInput, DeadLetterReplayStatus } from './domain/deadLetters.ts';
+export type { HealthTransition, LevelName } from './domain/health.ts';
+export type { ComponentName } from './domain/healthComponents.ts';
+export type {
+  Breakers,
+  ComponentDetails,
+  ComponentStatus,
+  HealthStatus,
+  Root,
+} from './domain/healthStatus.ts';
 export type { MaintenanceStatus } from './domain/maintenance.ts';
+export type { MemoryStore, MemorySyncStatus } from './domain/memories.ts';
+export type { Memory } from './domain/memoryFaults.ts';
 export type { OutboxRelayStatus } from './domain/outbox.ts';
 export type { OutboxDeliveryStatus } from './domain/outboxDelivery.ts';
 export type { OutboxMessage } from './domain/outboxMessage.ts';
+export { SomaBrain, type SomaBrainOptions } from './somabrain/client.ts';
 
 export const DEFAULT_TASK_QUEUE = 'somaagent-orchestrator';
 
@@ -45,6 +81,42 @@ export class OrchestratorClient {
       staticSummary: `outbox shard ${shard}: core_outboxmessage to Kafka, exactly once, in order for each key`,
     });
     return new OutboxRelayHandle(handle);
+  }
+
+  /** The health of all components. */
+  healthCheck(): HealthCheckHandle {
+    return new HealthCheckHandle(
+      this.temporal.workflow.getHandle<typeof healthCheckCycle>(HEALTH_WORKFLOW_ID),
+    );
+  }
+
+  /** Starts the health cycle unless it runs already; the workers do this at their start. */
+  async startHealthCheck(): Promise<HealthCheckHandle> {
+    const handle = await this.temporal.workflow.start(healthCheckCycle, {
+      workflowId: HEALTH_WORKFLOW_ID,
+      taskQueue: this.taskQueue,
+      args: [],
+      workflowIdConflictPolicy: 'USE_EXISTING',
+      staticSummary: HEALTH_SUMMARY,
+    });
+    return new HealthCheckHandle(handle);
+  }
+
+  /** The way of queued memories to SomaBrain. */
+  memorySync(): MemorySyncHandle {
+    return new MemorySyncHandle(this.temporal.workflow.getHandle<typeof memorySync>(MEMORY_WORKFLOW_ID));
+  }
+
+  /** Starts the memory sync unless it runs already; the workers do this at their start. */
+  async startMemorySync(): Promise<MemorySyncHandle> {
+    const handle = await this.temporal.workflow.start(memorySync, {
+      workflowId: MEMORY_WORKFLOW_ID,
+      taskQueue: this.taskQueue,
+      args: [],
+      workflowIdConflictPolicy: 'USE_EXISTING',
+      staticSummary: MEMORY_SUMMARY,
+    });
+    return new MemorySyncHandle(handle);
   }
 
   /**
@@ -153,6 +225,78 @@ export class OutboxRelayHandle {
   }
 }
 
+export class HealthCheckHandle {
+  private readonly workflow: WorkflowHandle<typeof healthCheckCycle>;
+
+  constructor(workflow: WorkflowHandle<typeof healthCheckCycle>) {
+    this.workflow = workflow;
+  }
+
+  status(): Promise<HealthStatus> {
+    return this.workflow.query(healthStatusQuery);
+  }
+
+  /** @throws QueryNotRegisteredError that says why: before the first cycle, or for a name that is none */
+  component(name: ComponentName): Promise<ComponentDetails> {
+    return this.workflow.query(componentQuery, name);
+  }
+
+  /** The last transitions, the newest first; `limit` from 1 to 200, by default 50. */
+  history(limit?: number): Promise<HealthTransition[]> {
+    return limit === undefined
+      ? this.workflow.query(healthHistoryQuery)
+      : this.workflow.query(healthHistoryQuery, limit);
+  }
+
+  breakers(): Promise<Breakers> {
+    return this.workflow.query(breakersQuery);
+  }
+
+  /** Checks everything now. */
+  checkNow(): Promise<void> {
+    return this.workflow.signal(checkNowSignal);
+  }
+
+  pause(): Promise<void> {
+    return this.workflow.signal(pauseHealthSignal);
+  }
+
+  resume(): Promise<void> {
+    return this.workflow.signal(resumeHealthSignal);
+  }
+
+  /** No notices of `component` until then; checking goes on, and at the end people are told what differs. */
+  maintenance(component: ComponentName | 'all', until: Date | null): Promise<void> {
+    return this.workflow.signal(maintenanceSignal, { component, until: until?.toISOString() ?? null });
+  }
+}
+
+export class MemorySyncHandle {
+  private readonly workflow: WorkflowHandle<typeof memorySync>;
+
+  constructor(workflow: WorkflowHandle<typeof memorySync>) {
+    this.workflow = workflow;
+  }
+
+  status(): Promise<MemorySyncStatus> {
+    return this.workflow.query(memoryStatusQuery);
+  }
+
+  /** Tries SomaBrain now, instead of at the end of the wait that an outage began. */
+  syncNow(): Promise<void> {
+    return this.workflow.signal(syncNowSignal);
+  }
+
+  /** Nothing is sent any more once `status` says paused. */
+  pause(): Promise<void> {
+    return this.workflow.signal(pauseMemorySignal);
+  }
+
+  resume(): Promise<void> {
+    return this.workflow.signal(resumeMemorySignal);
+  }
+}
+
 /** Starts every workflow that has to run all the time, as often as any worker likes. */
 export async function startSingletons(
   temporal: Client,
@@ -161,4 +305,5 @@ export async function startSingletons(
 ): Promise<void> {
   const client = new OrchestratorClient(temporal, taskQueue);
   for (let shard = 0; shard < deployment.outboxShards; shard += 1) await client.startOutboxRelay(shard);
+  await client.startHealthCheck();
 }

@@ -15,6 +15,8 @@ export interface Config {
   };
   redisUrl: string;
   somabrainUrl: string;
+  /** Undefined: SomaBrain is asked without one. */
+  somabrainToken: string | undefined;
   /** Only a fallback: Temporal's own TEMPORAL_ADDRESS wins. */
   temporalAddress: string;
   conversationTopic: string;
@@ -124,6 +126,7 @@ const variables = {
     (url) => url.hostname !== '' && /^\/?\d*$/.test(url.pathname),
   ).default('redis://localhost:20379/0'),
   SA01_SOMABRAIN_URL: httpUrl.default('http://localhost:9696'),
+  SA01_SOMABRAIN_TOKEN: text('a bearer token').optional(),
   SA01_TEMPORAL_HOST: address.default('localhost:7233'),
   CONVERSATION_INBOUND: topic.default('conversation.inbound'),
   SA01_TASK_QUEUE: z
@@ -248,6 +251,7 @@ function assemble(read: z.infer<typeof schema>): Config {
     },
     redisUrl: read.SA01_REDIS_URL,
     somabrainUrl: read.SA01_SOMABRAIN_URL,
+    somabrainToken: read.SA01_SOMABRAIN_TOKEN,
     temporalAddress: read.SA01_TEMPORAL_HOST,
     conversationTopic: read.CONVERSATION_INBOUND,
     taskQueue: read.SA01_TASK_QUEUE,

@@ -1,5 +1,6 @@
-// `npm test [-- <files>]`: the checks, then every test on one embedded stack of its own. Files run one after another,
-// because some of them take a service away that the others need.
+// `npm test [-- <files>]`: the checks, then every test on one embedded stack of its own. Two files run at a time, each with
+// databases, topics and namespaces of its own; then, one after another, those that take a service away which the others
+// need, or start stacks themselves.
 import { spawnSync } from 'node:child_process';
 import { globSync } from 'node:fs';
 import { createTestStack } from '../stack/testStack.ts';
@@ -16,22 +17,32 @@ if (chosen.length === 0) {
   if (check.status !== 0) process.exit(check.status ?? 1);
 }
 
+const ALONE = /^test\/(outages|faults|stack)\//;
+const stages = [
+  { concurrency: 2, members: files.filter((file) => !ALONE.test(file)) },
+  { concurrency: 1, members: files.filter((file) => ALONE.test(file)) },
+];
+
 const stack = await createTestStack((line) => console.error(line));
-let status: number | null = 1;
+let failed = false;
 try {
   await stack.start();
-  const options = [
-    '--test',
-    '--test-concurrency=1',
-    '--test-timeout=300000',
-    '--test-reporter=spec',
-    FORCE_EXIT,
-  ];
-  ({ status } = spawnSync(process.execPath, [...process.execArgv, ...options, ...files], {
-    stdio: 'inherit',
-    env: { ...process.env, ...stackEnvironment(stack) },
-  }));
+  for (const { concurrency, members } of stages) {
+    if (members.length === 0) continue;
+    const options = [
+      '--test',
+      `--test-concurrency=${concurrency}`,
+      '--test-timeout=300000',
+      '--test-reporter=spec',
+      FORCE_EXIT,
+    ];
+    const { status } = spawnSync(process.execPath, [...process.execArgv, ...options, ...members], {
+      stdio: 'inherit',
+      env: { ...process.env, ...stackEnvironment(stack) },
+    });
+    failed ||= status !== 0;
+  }
 } finally {
   await stack.remove();
 }
-process.exit(status ?? 1);
+process.exit(failed ? 1 : 0);

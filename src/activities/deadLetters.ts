@@ -9,7 +9,7 @@ import {
   settleReplays,
 } from '../database/deadLetterReplay.ts';
 import { withClient } from '../database/postgres.ts';
-import type { LetterPreview, LetterSelection, Replay, ReplayCursor } from '../domain/deadLetters.ts';
+import type { LetterPreview, LetterSelection, PutBack, Replay, ReplayCursor } from '../domain/deadLetters.ts';
 import { onPostgres, unlessAway, workerStops } from './failure.ts';
 
 export const countDeadLetters = (letters: number): void =>
@@ -39,7 +39,7 @@ export function createDeadLetterActivities({ pool, stop }: DeadLetterDependencie
       selection: LetterSelection,
       after: ReplayCursor | null,
       limit: number,
-    ): Promise<{ replays: Replay[]; cursor: ReplayCursor | null }> =>
+    ): Promise<PutBack> =>
       onPostgres(() => withClient(pool, (client) => putBack(client, selection, { after, limit }))),
 
     /** Waits until each message is delivered or dead, through any outage, and resolves the letters of those delivered. */

@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import type { LetterPreview, LetterSelection, Replay, ReplayCursor } from '../domain/deadLetters.ts';
+import type { LetterPreview, LetterSelection, PutBack, Replay, ReplayCursor } from '../domain/deadLetters.ts';
 import { REPLAY_HEADER } from '../domain/outbox.ts';
 import { inTransaction, type Queryable } from './postgres.ts';
 
@@ -69,7 +69,8 @@ export async function resolveLetters(
 
 interface PutBackRow {
   letterId: string;
-  messageId: string;
+  /** Null where there is no message that could be sent. */
+  messageId: string | null;
   seq: string;
   createdAt: string;
 }
@@ -77,13 +78,14 @@ interface PutBackRow {
 /**
  * Puts the next letters behind `after` back into the outbox, in the insertion order of the original messages, all in
  * one transaction. A letter whose message is on its way already, or delivered, by an earlier replay is not sent a
- * second time: its message is returned and can be waited for like the others.
+ * second time: its message is returned and can be waited for like the others. A consumed record whose bytes are no
+ * JSON cannot be sent at all: its letter is counted as refused, says so in its notes, and stays unresolved.
  */
 export function putBack(
   client: pg.ClientBase,
   selection: LetterSelection,
   { after, limit }: { after: ReplayCursor | null; limit: number },
-): Promise<{ replays: Replay[]; cursor: ReplayCursor | null }> {
+): Promise<PutBack> {
   return inTransaction(client, async () => {
     // Locked by a statement of its own: the next one then sees what another replay has put back while this one waited.
     const { rows: locked } = await client.query<{ id: string }>(
@@ -95,28 +97,41 @@ export function putBack(
     const { rows } = await client.query<PutBackRow>(PUT_BACK, [locked.map(({ id }) => id)]);
     const last = rows.at(-1);
     return {
-      replays: rows.map(({ letterId, messageId }) => ({ letterId, messageId })),
+      replays: rows.flatMap(({ letterId, messageId }) =>
+        messageId === null ? [] : [{ letterId, messageId }],
+      ),
+      refused: rows.filter(({ messageId }) => messageId === null).length,
       cursor: last ? { seq: last.seq, createdAt: last.createdAt, id: last.letterId } : after,
     };
   });
 }
 
+/** The letter of a consumed record keeps its bytes (see writeConsumedLetters); all others keep the payload itself. */
+const IS_CONSUMED = `(letter.original_outbox_id IS NULL AND letter.payload ? 'raw_base64' AND letter.payload ? 'sendable')`;
+const PAYLOAD = `CASE WHEN ${IS_CONSUMED}
+  THEN convert_from(decode(letter.payload->>'raw_base64', 'base64'), 'UTF8')::jsonb ELSE letter.payload END`;
+const REFUSAL = 'not replayed: the bytes of the record are no JSON that the outbox can carry';
+
 /** Writes the messages for letters $1, as far as they have none that is on its way or delivered. */
 const PUT_BACK = `
   WITH chosen AS (
-    SELECT letter.*, coalesce(replay.status IN ('pending', 'failed', 'published'), false) AS under_way
+    SELECT letter.*, coalesce(replay.status IN ('pending', 'failed', 'published'), false) AS under_way,
+      NOT ${IS_CONSUMED} OR letter.payload->'sendable' = 'true' AS sendable
     FROM public.core_deadlettermessage AS letter
     LEFT JOIN public.core_outboxmessage AS replay ON replay.id = letter.replay_id
     WHERE letter.id = ANY($1::uuid[])
   ), started AS (
     UPDATE public.core_deadlettermessage AS letter SET replay_id = gen_random_uuid()
-    FROM chosen WHERE chosen.id = letter.id AND NOT under_way
+    FROM chosen WHERE chosen.id = letter.id AND sendable AND NOT under_way
     RETURNING letter.*
+  ), refused AS (
+    UPDATE public.core_deadlettermessage AS letter SET resolution_notes = '${REFUSAL}'
+    FROM chosen WHERE chosen.id = letter.id AND NOT sendable
   ), messages AS (
     INSERT INTO public.core_outboxmessage
       (id, idempotency_key, topic, partition_key, payload, headers, created_at, attempts, max_attempts, status)
     SELECT letter.replay_id, 'replay:' || letter.replay_id, letter.original_topic,
-      coalesce(letter.partition_key, original.partition_key), letter.payload,
+      coalesce(letter.partition_key, original.partition_key), ${PAYLOAD},
       letter.headers || jsonb_build_object('${REPLAY_HEADER}', letter.id, 'idempotency_key', letter.idempotency_key),
       now(), 0, coalesce(original.max_attempts, 5), 'pending'
     FROM started AS letter LEFT JOIN public.core_outboxmessage AS original ON original.id = letter.original_outbox_id

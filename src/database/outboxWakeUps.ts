@@ -14,19 +14,21 @@ const RECONNECT_MS = 1_000;
  */
 export class OutboxWakeUps {
   private readonly databaseUrl: string;
+  private readonly channel: string;
   private readonly notifications = new EventEmitter().setMaxListeners(0);
   private readonly closed = new AbortController();
   private readonly listening: Promise<void>;
 
-  constructor(databaseUrl: string) {
+  constructor(databaseUrl: string, channel = CHANNEL) {
     this.databaseUrl = databaseUrl;
+    this.channel = channel;
     this.listening = this.keepListening();
   }
 
   /** Resolves at the next notification, after `ms`, or when `signal` aborts, whichever comes first. */
   async wait(ms: number, signal: AbortSignal): Promise<void> {
     const until = AbortSignal.any([signal, AbortSignal.timeout(ms)]);
-    await once(this.notifications, CHANNEL, { signal: until }).catch(() => {});
+    await once(this.notifications, this.channel, { signal: until }).catch(() => {});
   }
 
   async close(): Promise<void> {
@@ -44,8 +46,8 @@ export class OutboxWakeUps {
   private async listen(): Promise<void> {
     const client: pg.Client = await connect(this.databaseUrl);
     try {
-      client.on('notification', () => this.notifications.emit(CHANNEL));
-      await client.query(`LISTEN ${CHANNEL}`);
+      client.on('notification', () => this.notifications.emit(this.channel));
+      await client.query(`LISTEN ${this.channel}`);
       await once(client, 'end', { signal: this.closed.signal });
     } finally {
       await disconnect(client);

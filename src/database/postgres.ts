@@ -8,6 +8,7 @@ export type Queryable = Pick<pg.ClientBase, 'query'>;
 const CONNECT_TIMEOUT_MS = 5_000;
 /** A server that vanished without a word (a cut network) is noticed by this bound on any statement. */
 const STATEMENT_TIMEOUT_MS = 15_000;
+const IDLE_IN_TRANSACTION_MS = 5_000;
 const FAREWELL_MS = 2_000;
 
 const connectionOptions = (databaseUrl: string, statementTimeoutMs: number): pg.ClientConfig => ({
@@ -21,7 +22,13 @@ const connectionOptions = (databaseUrl: string, statementTimeoutMs: number): pg.
 
 /** A pool for short statements. An idle connection that breaks is dropped by the pool; the next query opens another. */
 export function openPool(databaseUrl: string): pg.Pool {
-  const pool = new pg.Pool({ ...connectionOptions(databaseUrl, STATEMENT_TIMEOUT_MS), max: 10 });
+  const pool = new pg.Pool({
+    ...connectionOptions(databaseUrl, STATEMENT_TIMEOUT_MS),
+    // For a host that freezes or vanishes inside a transaction: the server ends it, and nobody waits for its locks.
+    statement_timeout: STATEMENT_TIMEOUT_MS,
+    idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
+    max: 10,
+  });
   pool.on('error', () => {});
   return pool;
 }
@@ -83,8 +90,11 @@ export async function withinReason(farewell: Promise<void>): Promise<void> {
 /** Lends a connection of the pool. One on which something failed is not used again. */
 export async function withClient<T>(pool: pg.Pool, work: (client: pg.ClientBase) => Promise<T>): Promise<T> {
   const client = await pool.connect();
+  // The pool listens to those at rest only; see connect.
+  client.on('error', ignore);
   try {
     const result = await work(client);
+    client.off('error', ignore);
     client.release();
     return result;
   } catch (error) {
@@ -92,6 +102,8 @@ export async function withClient<T>(pool: pg.Pool, work: (client: pg.ClientBase)
     throw error;
   }
 }
+
+const ignore = () => {};
 
 /** Runs `work` in one transaction: committed when it returns, rolled back when it throws. */
 export async function inTransaction<T>(client: pg.ClientBase, work: () => Promise<T>): Promise<T> {

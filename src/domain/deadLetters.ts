@@ -53,6 +53,15 @@ export interface Replay {
   messageId: string;
 }
 
+/** A page of letters that were put back into the outbox. */
+export interface PutBack {
+  replays: Replay[];
+  /** Letters whose message cannot be sent. */
+  refused: number;
+  /** Behind the last of both. */
+  cursor: ReplayCursor | null;
+}
+
 export interface LetterPreview {
   found: number;
   /** How many of each topic and error type, the largest first. */
@@ -78,7 +87,7 @@ export interface DeadLetterReplayStatus {
   replayed: number;
   /** Letters that are resolved, by their delivery or without one. */
   resolved: number;
-  /** Letters whose message was refused again until no attempt was left. */
+  /** Letters whose message cannot be sent, or was refused again until no attempt was left. */
   failed: number;
 }
 

@@ -21,6 +21,12 @@ export const errorCatalogue = {
   // Its worker opens again for the new deployment, or another one has the shard already.
   deployment_changed: { retryable: true },
   command_refused: { retryable: false },
+  idempotency_in_progress: { retryable: true },
+  idempotency_mismatch: { retryable: false },
+  // Another has the key: called again, it hands on that one's result.
+  idempotency_lost: { retryable: true },
+  webhook_unavailable: { retryable: true },
+  webhook_refused: { retryable: false },
 } as const satisfies Record<string, { retryable: boolean }>;
 
 export type ErrorCode = keyof typeof errorCatalogue;

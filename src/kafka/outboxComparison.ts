@@ -1,3 +1,5 @@
+import './compression.ts';
+import './readCommitted.ts';
 import { randomUUID } from 'node:crypto';
 import type { Admin, Consumer, Kafka } from 'kafkajs';
 import { MESSAGE_ID_HEADER } from '../domain/outbox.ts';

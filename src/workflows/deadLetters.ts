@@ -116,7 +116,9 @@ class Replay {
     const limit = Math.min(PAGE, (this.limit ?? Number.POSITIVE_INFINITY) - replayed);
     if (limit <= 0) return false;
     const put = await putBackLetters(this.selection, cursor, limit);
-    if (put.replays.length === 0) return false;
+    // Histories from before there were refusals know of none.
+    const refused = put.refused ?? 0;
+    if (put.replays.length + refused === 0) return false;
     this.status = { ...this.status, replayed: replayed + put.replays.length };
     this.become('replaying');
     const outcome = await awaitReplays(put.replays, this.resolution);
@@ -124,10 +126,10 @@ class Replay {
       cursor: put.cursor,
       replayed: replayed + put.replays.length,
       resolved: resolved + outcome.resolved,
-      failed: failed + outcome.failed,
+      failed: failed + refused + outcome.failed,
     };
     this.status = { ...this.status, resolved: this.progress.resolved, failed: this.progress.failed };
-    return put.replays.length === limit;
+    return put.replays.length + refused === limit;
   }
 
   become(state: DeadLetterReplayState): void {

@@ -78,10 +78,13 @@ export class MemoryShelf {
 
   /** What each tenant's memories say under `field`, in the order of arrival. */
   byTenant<T>(field: string): Map<string, T[]> {
-    return Map.groupBy(
-      [...this.stored.values()].map(({ tenant, value }) => ({ tenant, said: value[field] as T })),
-      ({ tenant }) => tenant,
-    ) as unknown as Map<string, T[]>;
+    const said = new Map<string, T[]>();
+    for (const { tenant, value } of this.stored.values()) {
+      const values = said.get(tenant) ?? [];
+      values.push(value[field] as T);
+      said.set(tenant, values);
+    }
+    return said;
   }
 
   async answer(request: IncomingMessage, response: ServerResponse, behaviour: MemoryBehaviour) {
@@ -114,21 +117,17 @@ export class MemoryShelf {
         : [{ key, value: (api === 'single' ? said.value : said.payload) as Item['value'] }];
     this.sizes.push(items.length);
     const isBad = ({ value }: Item) => behaviour.poison !== 'taken' && value.poison === true;
-    const isRefused = items.some(isBad) && (api !== 'batch' || behaviour.poison === 'with its batch');
-    if (isRefused) return send(response, 422, { detail: 'poison' });
+    if (items.some(isBad) && (api !== 'batch' || behaviour.poison === 'with its batch')) {
+      send(response, 422, { detail: 'poison' });
+      return;
+    }
     const results = items.map((item) =>
       isBad(item)
         ? { key: item.key, ok: false, status: 422, error: 'poison' }
         : { key: item.key, coordinate: [0, 0, 0], deduplicated: this.keep(tenant, namespace, item) },
     );
-    const { memories } = behaviour;
-    if (memories === 'stored, then 503') return send(response, 503, { detail: 'circuit open' });
-    if (memories === 'stored, then 504') return send(response, 504, { detail: 'memory backend timeout' });
-    if (memories === 'stored, then drop') return dropMidway(response);
     const answer = { ok: true, tenant, namespace, ...(api === 'batch' ? { results } : results[0]) };
-    if (memories !== 'gzip') return send(response, 200, answer);
-    response.writeHead(200, { 'content-type': 'application/json', 'content-encoding': 'gzip' });
-    response.end(gzipSync(JSON.stringify(answer)));
+    conclude(response, behaviour.memories, answer);
   }
 
   /** Whether it was there. */
@@ -168,6 +167,17 @@ function misbehave(response: ServerResponse, memories: MemoryBehaviour['memories
     default:
       return false;
   }
+}
+
+/** After all is stored: the answer, or what comes in its place. */
+function conclude(response: ServerResponse, memories: MemoryBehaviour['memories'], answer: object): void {
+  if (memories === 'stored, then 503') send(response, 503, { detail: 'circuit open' });
+  else if (memories === 'stored, then 504') send(response, 504, { detail: 'memory backend timeout' });
+  else if (memories === 'stored, then drop') dropMidway(response);
+  else if (memories === 'gzip') {
+    response.writeHead(200, { 'content-type': 'application/json', 'content-encoding': 'gzip' });
+    response.end(gzipSync(JSON.stringify(answer)));
+  } else send(response, 200, answer);
 }
 
 function refuse(response: ServerResponse, { memories, retryAfter }: MemoryBehaviour): void {

@@ -78,7 +78,9 @@ export class SomaBrainStandIn {
       this.sayHealth(url, response);
     } else if (method === 'POST' && isMemoryPath(url)) {
       const { behaviour } = this;
-      const answer = () => void this.shelf.answer(request, response, behaviour);
+      // A caller that left in the middle of its call is no news.
+      const answer = () =>
+        void this.shelf.answer(request, response, behaviour).catch(() => response.destroy());
       if (behaviour.delaySeconds > 0) this.later(behaviour.delaySeconds, answer);
       else answer();
     } else send(response, 404, { detail: 'Not Found' });

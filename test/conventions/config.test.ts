@@ -61,6 +61,7 @@ test("Without any variable it points at the compose file's published ports", () 
     },
     redisUrl: 'redis://localhost:20379/0',
     somabrainUrl: 'http://localhost:9696',
+    somabrainToken: undefined,
     temporalAddress: 'localhost:7233',
     conversationTopic: 'conversation.inbound',
     taskQueue: 'somaagent-orchestrator',

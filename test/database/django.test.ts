@@ -61,7 +61,7 @@ describe('A database that Django set up', () => {
       const { client, roles } = database;
       const before = await describeTables(client, 'core_%');
       const url = role === 'superuser' ? database.url : database.urlFor(roles.migrator);
-      assert.equal((await migrate(url)).length, 4);
+      assert.equal((await migrate(url)).length, 7);
       const migrator = await connectAs(url);
       await settleDeployment(migrator, 2);
       await migrator.end();
@@ -75,12 +75,20 @@ describe('A database that Django set up', () => {
         [
           'CREATE INDEX orchestrator_deadletter_replay',
           'CREATE INDEX orchestrator_idempotency_expires',
+          'CREATE INDEX orchestrator_memory_pending',
           'CREATE INDEX orchestrator_outbox_parked',
           'CREATE INDEX orchestrator_outbox_pending_2',
           'core_deadlettermessage.original_seq bigint ',
           'core_deadlettermessage.partition_key character varying255 ',
           'core_deadlettermessage.replay_id uuid ',
+          'core_idempotencyrecord.completed_at timestamp with time zone ',
+          'core_idempotencyrecord.holder uuid ',
+          'core_idempotencyrecord.own_expires_at timestamp with time zone ',
+          'core_idempotencyrecord.payload_hash text ',
           'core_outboxmessage.relay_seq bigint NOT NULL ',
+          'core_pendingmemory.dead_at timestamp with time zone ',
+          'core_pendingmemory.next_attempt_at timestamp with time zone ',
+          'core_pendingmemory.sync_seq bigint NOT NULL ',
         ],
       );
     });

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import fc from 'fast-check';
 import type pg from 'pg';
+import { recordHealth } from '../../src/database/health.ts';
 import { connectForPurge, oldestKept, purgeBatch } from '../../src/database/maintenance.ts';
 import { migrate } from '../../src/database/migrate.ts';
 import {
@@ -14,6 +15,7 @@ import {
 import { outboxDatabase } from '../support/database.ts';
 import { djangoDatabase } from '../support/django.ts';
 import { eventually } from '../support/eventually.ts';
+import { healthTransition } from '../support/health.ts';
 import { countByStatus } from '../support/outbox.ts';
 
 const RETENTION_DAYS = 7;
@@ -109,7 +111,7 @@ suite('what goes and what stays', () => {
       const still = await kept(database.client);
       const gone = ages.filter((_, index) => !still.has(ids[index]!)).map(([name]) => name);
       assert.deepEqual(gone, status === 'published' ? ['published 8 days ago'] : []);
-      assert.deepEqual(purged, { published: gone.length, idempotency: 0 });
+      assert.deepEqual(purged, { published: gone.length, idempotency: 0, health: 0 });
     });
   }
 
@@ -174,6 +176,24 @@ suite('what goes and what stays', () => {
     assert.equal(rows[0].live, 2);
   });
 
+  test('transitions of health go after 30 days, whatever the retention of messages', async () => {
+    await using database = await outboxDatabase();
+    const transitions = [29.9, 30.1, 400, 0].map((days) =>
+      healthTransition({ at: new Date(Date.now() - days * 86_400_000).toISOString() }),
+    );
+    await recordHealth(database.client, { transitions, notices: [], gates: [] });
+    for (const retentionDays of [1, 100]) {
+      const options = { dryRun: true, retentionDays };
+      assert.equal((await purge(database.url, options)).purged.health, 2);
+    }
+    assert.equal((await purge(database.url)).purged.health, 2);
+    const { rows } = await database.client.query(`SELECT at FROM orchestrator.health_transition ORDER BY at`);
+    assert.deepEqual(
+      rows.map(({ at }) => at.toISOString()),
+      [transitions[0]!.at, transitions[3]!.at],
+    );
+  });
+
   test('the oldest row that is kept is told', async () => {
     await using database = await outboxDatabase();
     await insertAged(database.client, [...oldRows(5), { createdDaysAgo: 6, publishedDaysAgo: 5 }]);
@@ -189,7 +209,7 @@ suite('batches', () => {
     await insertAged(database.client, oldRows(PURGE_BATCH_ROWS * 3 + 7));
     const { purged, batches } = await purge(database.url);
     assert.equal(purged.published, PURGE_BATCH_ROWS * 3 + 7);
-    assert.equal(batches, 4 + 1);
+    assert.equal(batches, 4 + 2, 'and one for each later stage');
   });
 
   test('are of limited bytes, but never empty', async () => {
@@ -280,9 +300,16 @@ test("Django's tables, and a role that has rights on rows only, will do", async 
   await using database = await djangoDatabase();
   const { roles } = database;
   await migrate(database.urlFor(roles.migrator));
-  await database.client.query(`GRANT USAGE ON SCHEMA orchestrator TO ${roles.neighbour}`);
+  await database.client.query(
+    `GRANT USAGE ON SCHEMA orchestrator TO ${roles.neighbour};
+     GRANT SELECT, UPDATE, DELETE ON orchestrator.health_transition TO ${roles.neighbour}`,
+  );
   await insertAged(database.client, [...oldRows(5), { publishedDaysAgo: 1 }, { status: 'pending' }]);
   for (const expiresInDays of [-1, 1]) await insertRecord(database.client, expiresInDays);
-  assert.deepEqual((await purge(database.urlFor(roles.neighbour))).purged, { published: 5, idempotency: 1 });
+  assert.deepEqual((await purge(database.urlFor(roles.neighbour))).purged, {
+    published: 5,
+    idempotency: 1,
+    health: 0,
+  });
   assert.deepEqual(await countByStatus(database.client), { published: 1, pending: 1 });
 });

@@ -8,6 +8,41 @@ CREATE TABLE orchestrator.deployment (
   CONSTRAINT deployment_singleton_check CHECK (singleton)
 );
 
+CREATE TABLE orchestrator.health_gate (
+  component text NOT NULL,
+  open_until timestamp with time zone,
+  updated_at timestamp with time zone NOT NULL DEFAULT now(),
+  CONSTRAINT health_gate_pkey PRIMARY KEY (component)
+);
+
+CREATE TABLE orchestrator.health_transition (
+  id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+  key text NOT NULL,
+  component text NOT NULL,
+  event text NOT NULL,
+  from_level text NOT NULL,
+  to_level text NOT NULL,
+  at timestamp with time zone NOT NULL,
+  suppressed_by text[] NOT NULL DEFAULT '{}'::text[],
+  error text,
+  CONSTRAINT health_transition_key_key UNIQUE (key),
+  CONSTRAINT health_transition_levels CHECK ((ARRAY[from_level, to_level] <@ ARRAY['none'::text, 'minor'::text, 'moderate'::text, 'severe'::text, 'critical'::text])),
+  CONSTRAINT health_transition_pkey PRIMARY KEY (id)
+);
+
+CREATE TABLE orchestrator.memory_sync (
+  singleton boolean NOT NULL DEFAULT true,
+  epoch bigint NOT NULL DEFAULT 0,
+  owner text,
+  taken_at timestamp with time zone,
+  waiting boolean NOT NULL DEFAULT false,
+  synced_total bigint NOT NULL DEFAULT 0,
+  dead_total bigint NOT NULL DEFAULT 0,
+  hurried_at timestamp with time zone,
+  CONSTRAINT memory_sync_pkey PRIMARY KEY (singleton),
+  CONSTRAINT memory_sync_singleton_check CHECK (singleton)
+) WITH (fillfactor=50);
+
 CREATE TABLE orchestrator.migration (
   id integer NOT NULL DEFAULT nextval('orchestrator.migration_id_seq'::regclass),
   name character varying(255) NOT NULL,
@@ -67,6 +102,10 @@ CREATE TABLE public.core_idempotencyrecord (
   result jsonb,
   created_at timestamp with time zone NOT NULL,
   expires_at timestamp with time zone NOT NULL,
+  payload_hash text,
+  holder uuid,
+  completed_at timestamp with time zone,
+  own_expires_at timestamp with time zone,
   CONSTRAINT core_idempotencyrecord_idempotency_key_key UNIQUE (idempotency_key),
   CONSTRAINT core_idempotencyrecord_pkey PRIMARY KEY (id)
 );
@@ -102,6 +141,9 @@ CREATE TABLE public.core_pendingmemory (
   synced_at timestamp with time zone,
   sync_attempts integer NOT NULL DEFAULT 0,
   last_error text,
+  sync_seq bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+  next_attempt_at timestamp with time zone,
+  dead_at timestamp with time zone,
   CONSTRAINT core_pendingmemory_idempotency_key_key UNIQUE (idempotency_key),
   CONSTRAINT core_pendingmemory_pkey PRIMARY KEY (id)
 );
@@ -118,11 +160,26 @@ CREATE INDEX core_outboxmessage_status_created_at ON public.core_outboxmessage U
 CREATE INDEX core_outboxmessage_topic_status ON public.core_outboxmessage USING btree (topic, status);
 CREATE INDEX core_pendingmemory_synced_created_at ON public.core_pendingmemory USING btree (synced, created_at);
 CREATE INDEX core_pendingmemory_tenant_id_synced ON public.core_pendingmemory USING btree (tenant_id, synced);
+CREATE INDEX health_transition_at ON orchestrator.health_transition USING btree (at);
 CREATE INDEX orchestrator_deadletter_replay ON public.core_deadlettermessage USING btree (replay_id) WHERE ((replay_id IS NOT NULL) AND (NOT resolved));
 CREATE INDEX orchestrator_idempotency_expires ON public.core_idempotencyrecord USING btree (expires_at);
+CREATE INDEX orchestrator_memory_pending ON public.core_pendingmemory USING btree (tenant_id, sync_seq) WHERE ((NOT synced) AND (dead_at IS NULL));
 CREATE INDEX orchestrator_outbox_parked ON public.core_outboxmessage USING btree (topic, partition_key, relay_seq) WHERE ((status)::text = 'failed'::text);
 CREATE INDEX orchestrator_outbox_pending_2 ON public.core_outboxmessage USING btree (abs((hashtextextended((COALESCE(partition_key, ((id)::text)::character varying))::text, (0)::bigint) % (2)::bigint)), relay_seq) WHERE ((status)::text = 'pending'::text);
 
+CREATE OR REPLACE FUNCTION orchestrator.wake_memory_sync()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+  IF EXISTS (SELECT FROM orchestrator.memory_sync WHERE waiting) THEN
+    NOTIFY somaagent_memory;
+  END IF;
+  RETURN NULL;
+END
+$function$;
 CREATE OR REPLACE FUNCTION orchestrator.wake_outbox_relay()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -137,7 +194,10 @@ BEGIN
 END
 $function$;
 
+CREATE TRIGGER orchestrator_wake_memory_sync AFTER INSERT ON public.core_pendingmemory FOR EACH STATEMENT EXECUTE FUNCTION orchestrator.wake_memory_sync();
 CREATE TRIGGER orchestrator_wake_outbox_relay AFTER INSERT ON public.core_outboxmessage FOR EACH STATEMENT EXECUTE FUNCTION orchestrator.wake_outbox_relay();
 
+-- also: sequence orchestrator.health_transition_id_seq
 -- also: sequence orchestrator.migration_id_seq
 -- also: sequence public.core_outboxmessage_relay_seq_seq
+-- also: sequence public.core_pendingmemory_sync_seq_seq

@@ -8,7 +8,15 @@ import { OrchestratorError } from '../../src/domain/errors.ts';
 import { emptyDatabase, outboxDatabase, type TestDatabase } from '../support/database.ts';
 import { dumpSchema } from '../support/schemaDump.ts';
 
-const MIGRATIONS = ['0001_platform_tables', '0002_outbox_relay', '0003_dead_letters', '0004_purge'];
+const MIGRATIONS = [
+  '0001_platform_tables',
+  '0002_outbox_relay',
+  '0003_dead_letters',
+  '0004_purge',
+  '0005_health',
+  '0006_idempotency',
+  '0007_memory',
+];
 
 const recorded = async ({ client }: TestDatabase): Promise<string[]> => {
   const { rows } = await client.query<{ name: string }>(

@@ -1,5 +1,6 @@
 import { CancelledFailure, heartbeat, sleep } from '@temporalio/activity';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
+import { memoryTaskQueue } from '../../src/domain/memories.ts';
 import { relayTaskQueue } from '../../src/domain/outbox.ts';
 import { workflowBundle } from '../../src/workflowBundle.ts';
 import { testStack } from './stack.ts';
@@ -19,13 +20,14 @@ export async function beatUntilCancelled(): Promise<void> {
   }
 }
 
-/** Runs the real workflows on the run's Temporal, with activities of the test's choice on both queues. */
+/** Runs the real workflows on the run's Temporal, with activities of the test's choice on all queues. */
 export async function runWorkflows(namespace: string, taskQueue: string, activities: object) {
   const connection = await NativeConnection.connect({ address: testStack().env().SA01_TEMPORAL_HOST! });
   const common = { connection, namespace, maxHeartbeatThrottleInterval: '100 milliseconds' } as const;
   const workers = [
     await Worker.create({ ...common, taskQueue, workflowBundle: await workflowBundle(), activities }),
     await Worker.create({ ...common, taskQueue: relayTaskQueue(taskQueue), activities }),
+    await Worker.create({ ...common, taskQueue: memoryTaskQueue(taskQueue), activities }),
   ];
   const running = workers.map((worker) => worker.run());
   return {

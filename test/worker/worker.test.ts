@@ -117,26 +117,6 @@ suite('a start that cannot succeed says why in one sentence and ends with code 2
   });
 });
 
-test('a worker that is started before its services waits for them and says so', async () => {
-  await using world = await setUp();
-  const stack = testStack();
-  await stack.stop(['temporal']);
-  try {
-    await using worker = await startWorker(world.env);
-    await eventually('the log line', () => worker.output.includes('waiting for Temporal'));
-    assert.equal(worker.ended, false);
-    assert.equal((await fetch(`http://${worker.metricsAddress}/livez`)).status, 200);
-    assert.equal((await fetch(`http://${worker.metricsAddress}/readyz`)).status, 503);
-    await using impatient = await startWorker(world.env);
-    await eventually('another to wait', () => impatient.output.includes('waiting for Temporal'));
-    assert.equal(await impatient.end('SIGTERM'), 0, impatient.output);
-    await stack.start(['temporal']);
-    await worker.ready();
-  } finally {
-    await stack.start(['temporal']);
-  }
-});
-
 test('two workers share the shards, and a killed one loses its shards to the other', async () => {
   await using world = await setUp();
   await using one = await startWorker(world.env);

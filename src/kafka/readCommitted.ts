@@ -1,7 +1,7 @@
 // Makes kafkajs's consumer read as read_committed says. kafkajs 2.2.4 takes Kafka's list of aborted transactions for
 // sorted by first offset, while Kafka sorts it by last offset, and it takes one entry of the list for each record. So
 // where transactions of several producers were aborted in another order than they began, or a fetch begins inside of
-// two of them, it shows records that were never committed.
+// two of them, it shows records that were never committed. Whatever consumes with kafkajs imports this file.
 import { createRequire } from 'node:module';
 
 interface FetchedRecord {

@@ -1,0 +1,293 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type pg from 'pg';
+import type { Logger } from 'pino';
+import { MemoryBook, type RejectedMemory, type TenantCursor } from '../database/memoryBook.ts';
+import type { OutboxWakeUps } from '../database/outboxWakeUps.ts';
+import { connect, disconnect, fromPostgres } from '../database/postgres.ts';
+import {
+  MAX_CALLS,
+  MAX_MEMORY_BYTES,
+  type MemoryOutcome,
+  type MemoryStore,
+  type MemorySyncReport,
+  type OutgoingMemory,
+  type PendingMemory,
+} from '../domain/memories.ts';
+import { MemoryRamp, type RampTicket } from '../domain/memoryRamp.ts';
+import { MemoryTurns } from '../domain/memoryTurns.ts';
+import { HINTS_MS, MemoryHints } from './memoryHints.ts';
+
+/** What the sync needs of the world. */
+export interface MemorySyncDependencies {
+  databaseUrl: string;
+  store: MemoryStore;
+  /** For the channel MEMORY_CHANNEL. */
+  wakeUps: OutboxWakeUps;
+  /** Who has the sync, for people who look at its book. */
+  owner: string;
+  logger: Logger;
+}
+
+export interface MemorySyncRun {
+  /** Aborted when the run is over: no call begins any more, and those under way get a moment to end. */
+  stop: AbortSignal;
+  onState(state: MemorySyncReport['state'], lastError: string | null): void;
+  /** Memories whose storing is written down. */
+  onSynced(memories: number): void;
+  /** Memories that were rejected, and how many of them had no attempt left and are dead letters now. */
+  onRejected(memories: number, dead: number): void;
+}
+
+/** A queue that ran dry is polled this often at first, then ever more rarely in case nobody wakes the sync. */
+const MIN_POLL_MS = 5;
+const MAX_POLL_MS = 1_000;
+/** From here on the sync asks to be woken. */
+const DRY_POLL_MS = 100;
+/** While calls are under way, tenants that are new are found within this time. */
+const BUSY_POLL_MS = 100;
+/** Fewer tenants than this to choose from, and the next are claimed. */
+const FEW_TENANTS = 2 * MAX_CALLS;
+/** What calls under way get at the end of a run. One that is cut off is repeated under its key. */
+const FAREWELL_MS = 3_000;
+
+interface Answered {
+  batch: PendingMemory[];
+  outcomes: MemoryOutcome[];
+}
+
+/**
+ * Brings queued memories to SomaBrain until `stop`.
+ *
+ *   take over ─▶ settle what was answered ─▶ claim, if few tenants are left ─▶ call, as far as the ramp allows ─▶ rest
+ *                          ▲                                                                                       │
+ *                          └────────────── an answer, new rows, a time that has come, the end ◀───────────────────┘
+ *
+ * Calls go on while Postgres is asked. A memory whose answer was not written down is sent again under its key by the next
+ * run, so that it is stored once.
+ * @throws OrchestratorError postgres_unavailable, relay_fenced
+ */
+export async function syncMemoriesUntil(
+  dependencies: MemorySyncDependencies,
+  run: MemorySyncRun,
+): Promise<void> {
+  let client: pg.Client | undefined;
+  try {
+    client = await connect(dependencies.databaseUrl);
+    const book = await MemoryBook.takeOver(client, dependencies.owner);
+    await new MemorySync(client, book, dependencies, run).run();
+  } catch (error) {
+    throw fromPostgres(error);
+  } finally {
+    if (client) await disconnect(client);
+  }
+}
+
+class MemorySync {
+  private readonly book: MemoryBook;
+  private readonly dependencies: MemorySyncDependencies;
+  private readonly conduct: MemorySyncRun;
+  private readonly turns = new MemoryTurns();
+  private readonly ramp = new MemoryRamp();
+  private readonly hints: MemoryHints;
+  private readonly calls = new Set<Promise<void>>();
+  private readonly cut = new AbortController();
+  private answers: Answered[] = [];
+  /** Aborted by whatever ends a rest. */
+  private news = new AbortController();
+  private cursor: TenantCursor = null;
+  private known = 0;
+  private poll = MIN_POLL_MS;
+  private claimAt = 0;
+  private waiting = false;
+  private lastError: string | null = null;
+
+  constructor(
+    client: pg.ClientBase,
+    book: MemoryBook,
+    dependencies: MemorySyncDependencies,
+    run: MemorySyncRun,
+  ) {
+    this.book = book;
+    this.hints = new MemoryHints(client, book);
+    this.dependencies = dependencies;
+    this.conduct = run;
+  }
+
+  async run(): Promise<void> {
+    const { stop } = this.conduct;
+    try {
+      while (!stop.aborted) {
+        await this.settle();
+        await this.hints.listen(this.ramp);
+        await this.claim();
+        this.call();
+        this.tell();
+        await this.rest();
+      }
+      await this.finishCalls();
+      await this.settle();
+    } finally {
+      this.cut.abort();
+      await Promise.all(this.calls);
+    }
+  }
+
+  /** Writes down what became of memories; only then their tenants can be claimed again. */
+  private async settle(): Promise<void> {
+    const answers = this.answers;
+    if (answers.length === 0) return;
+    this.answers = [];
+    const stored: string[] = [];
+    const rejected: RejectedMemory[] = [];
+    for (const { batch, outcomes } of answers) {
+      for (const [index, { id }] of batch.entries()) {
+        const outcome = outcomes[index]!;
+        if (outcome.kind === 'stored') stored.push(id);
+        if (outcome.kind === 'rejected') rejected.push({ id, reason: outcome.reason });
+      }
+    }
+    await this.book.synced(stored);
+    if (stored.length > 0) this.conduct.onSynced(stored.length);
+    if (rejected.length > 0) await this.reject(rejected);
+    for (const { batch, outcomes } of answers) {
+      const final = outcomes.filter(({ kind }) => kind === 'stored' || kind === 'rejected');
+      this.turns.settled(batch[0]!.tenant, final.length);
+    }
+  }
+
+  private async reject(rejected: RejectedMemory[]): Promise<void> {
+    const dead = await this.book.rejected(rejected);
+    this.conduct.onRejected(rejected.length, dead);
+    // SomaBrain's words may show the memory, so they stay in the row.
+    const example = rejected[0]!.id;
+    this.dependencies.logger.warn({ memories: rejected.length, dead, example }, 'memories rejected');
+  }
+
+  /** Looks for memories when there are few tenants to choose from, and not before it is worth asking again. */
+  private async claim(): Promise<void> {
+    const now = Date.now();
+    const known = this.turns.known(now);
+    // A tenant that is done may have more.
+    if (known.length < this.known) this.claimAt = 0;
+    this.known = known.length;
+    if (now < this.claimAt || this.ramp.pauseMs(now) > 0 || this.turns.ready(now) >= FEW_TENANTS) return;
+    const found = await this.claimInRing(known);
+    this.turns.add(found);
+    this.known = this.turns.known(now).length;
+    if (found.length > 0) {
+      this.poll = MIN_POLL_MS;
+      this.claimAt = 0;
+      await this.setWaiting(false);
+    } else {
+      this.poll = Math.min(this.calls.size > 0 ? BUSY_POLL_MS : MAX_POLL_MS, this.poll * 2);
+      this.claimAt = Date.now() + this.poll;
+      await this.askToBeWoken();
+    }
+  }
+
+  private async claimInRing(without: string[]): Promise<PendingMemory[]> {
+    const fromHere = await this.book.claim(this.cursor, without);
+    const { memories, cursor } =
+      fromHere.memories.length === 0 && this.cursor !== null
+        ? await this.book.claim(null, without)
+        : fromHere;
+    this.cursor = cursor;
+    return memories;
+  }
+
+  /** A queue that stays dry: writers notify from here on, and what came before they knew is found by a claim at once. */
+  private async askToBeWoken(): Promise<void> {
+    if (this.waiting || this.poll < DRY_POLL_MS || this.calls.size > 0) return;
+    await this.setWaiting(true);
+    this.claimAt = 0;
+  }
+
+  private async setWaiting(waiting: boolean): Promise<void> {
+    if (waiting === this.waiting) return;
+    await this.book.setWaiting(waiting);
+    this.waiting = waiting;
+  }
+
+  /** Begins as many calls as the ramp allows. */
+  private call(): void {
+    const isOver = () => this.conduct.stop.aborted || this.cut.signal.aborted;
+    while (!isOver() && this.calls.size < this.ramp.calls) {
+      const now = Date.now();
+      const batch = this.ramp.pauseMs(now) > 0 ? undefined : this.turns.next(this.ramp.size, now);
+      if (!batch) return;
+      const call = this.remember(batch, this.ramp.begin());
+      this.calls.add(call);
+      void call.then(() => this.calls.delete(call)).then(() => this.call());
+    }
+  }
+
+  private async remember(batch: PendingMemory[], ticket: RampTicket): Promise<void> {
+    const outcomes = isSendable(batch) ? await this.ask(batch, ticket) : [tooLarge(batch[0]!)];
+    this.turns.answered(batch, outcomes, Date.now());
+    this.answers.push({ batch, outcomes });
+    this.news.abort();
+  }
+
+  private async ask(batch: OutgoingMemory[], ticket: RampTicket): Promise<MemoryOutcome[]> {
+    const outcomes = await this.dependencies.store.remember(batch, this.cut.signal);
+    const away = outcomes.find((outcome) => outcome.kind === 'away');
+    const busy = outcomes.findIndex(({ kind }) => kind === 'busy');
+    // Without a word, a key that SomaBrain never lets go of would hold back its tenant in silence.
+    if (busy >= 0)
+      this.dependencies.logger.info({ key: batch[busy]!.key }, 'SomaBrain is busy with a memory');
+    if (!away) this.answered(ticket);
+    else if (!this.cut.signal.aborted) this.away(away, ticket);
+    return outcomes;
+  }
+
+  private answered(ticket: RampTicket): void {
+    this.ramp.answered(ticket);
+    if (!this.ramp.isAway) this.lastError = null;
+  }
+
+  private away({ reason, retryAfterMs }: Away, ticket: RampTicket): void {
+    if (!this.ramp.isAway) this.dependencies.logger.warn({ reason }, 'SomaBrain is away');
+    this.ramp.away(ticket, Date.now(), retryAfterMs);
+    this.lastError = reason;
+  }
+
+  private tell(): void {
+    const isAtWork = this.calls.size > 0 || this.turns.ready(Date.now()) > 0;
+    const state = this.ramp.isAway ? 'waiting' : isAtWork ? 'syncing' : 'idle';
+    this.conduct.onState(state, this.lastError);
+  }
+
+  /** Until there is something to do. */
+  private async rest(): Promise<void> {
+    if (this.answers.length > 0) return;
+    this.news = new AbortController();
+    const signal = AbortSignal.any([this.news.signal, this.conduct.stop]);
+    const now = Date.now();
+    const pause = this.ramp.pauseMs(now);
+    const ms = pause > 0 ? Math.min(pause, HINTS_MS) : Math.max(1, this.claimAt - now);
+    // With enough to choose from, only an answer is news; the bound is for tenants that become ready by time.
+    const bounded = this.turns.ready(now) >= FEW_TENANTS && pause === 0 ? MAX_POLL_MS : ms;
+    if (this.waiting && this.calls.size === 0) await this.dependencies.wakeUps.wait(bounded, signal);
+    else await delay(bounded, undefined, { signal }).catch(() => {});
+    if (this.waiting) this.claimAt = 0;
+  }
+
+  private async finishCalls(): Promise<void> {
+    const farewell = new AbortController();
+    const limit = delay(FAREWELL_MS, undefined, { signal: farewell.signal }).catch(() => {});
+    await Promise.race([Promise.all(this.calls), limit]);
+    farewell.abort();
+    this.cut.abort();
+    await Promise.all(this.calls);
+  }
+}
+
+type Away = Extract<MemoryOutcome, { kind: 'away' }>;
+
+const isSendable = (batch: PendingMemory[]): batch is (PendingMemory & OutgoingMemory)[] =>
+  batch.every(({ payload }) => payload !== null);
+
+const tooLarge = ({ bytes }: PendingMemory): MemoryOutcome => ({
+  kind: 'rejected',
+  reason: `the payload has ${bytes} bytes: at most ${MAX_MEMORY_BYTES} are sent`,
+});

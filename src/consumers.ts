@@ -1,0 +1,147 @@
+// Which topics a worker consumes, and who owns what is on them.
+import { createHash } from 'node:crypto';
+import { Runtime } from '@temporalio/worker';
+import type { Kafka } from 'kafkajs';
+import type pg from 'pg';
+import type { Logger } from 'pino';
+import type { Config } from './config.ts';
+import { type ConsumedLetter, writeConsumedLetters } from './database/deadLetters.ts';
+import type { Deployment } from './database/deployment.ts';
+import { queueMemories } from './database/pendingMemories.ts';
+import { fromPostgres, inTransaction, withClient } from './database/postgres.ts';
+import type { ConsumedRecord } from './domain/consumedRecord.ts';
+import { type ConsumedTopic, type Digest, type TopicMessages, understand } from './domain/topicMessages.ts';
+import { TopicConsumer } from './kafka/topicConsumer.ts';
+
+export interface Message<Topic extends ConsumedTopic> {
+  message: TopicMessages[Topic];
+  idempotencyKey: string;
+}
+
+/**
+ * Makes itself the owner of messages, in their order, and knows those again that it has already. `client` is in the
+ * transaction that also writes the dead letters of the same batch.
+ */
+export type Owner<Topic extends ConsumedTopic> = (
+  client: pg.ClientBase,
+  messages: Message<Topic>[],
+) => Promise<unknown>;
+
+/** A topic without an owner is not consumed. */
+export const owners: { [Topic in ConsumedTopic]?: Owner<Topic> } = {
+  'somabrain.memory.remember': (client, messages) =>
+    queueMemories(
+      client,
+      messages.map(({ message: { tenant, namespace, payload }, idempotencyKey }) => ({
+        tenant,
+        namespace,
+        payload,
+        idempotencyKey,
+      })),
+    ),
+};
+
+export interface ConsumerDependencies {
+  config: Pick<Config, 'conversationTopic' | 'kafka'>;
+  deployment: Pick<Deployment, 'id'>;
+  kafka: Kafka;
+  pool: pg.Pool;
+  logger: Logger;
+}
+
+/** Starts a consumer for each topic that has an owner. Whoever calls closes them, before the pool. */
+export function startConsumers({
+  config,
+  deployment,
+  kafka,
+  pool,
+  logger,
+}: ConsumerDependencies): TopicConsumer[] {
+  const { conversationTopic } = config;
+  const { defaultPartitions, createTopics } = config.kafka;
+  return (Object.keys(owners) as ConsumedTopic[]).map((topic) => {
+    const consumer = new TopicConsumer({
+      kafka,
+      groupId: consumerGroup(deployment.id, topic),
+      topic,
+      partitions: { conversationTopic, defaultPartitions, createTopics },
+      handle: handOver(pool, topic, owners[topic] as Owner<typeof topic>, countDeadLetters),
+      logger,
+    });
+    consumer.start();
+    return consumer;
+  });
+}
+
+export const consumerGroup = (deploymentId: string, topic: string): string =>
+  `somaagent-orchestrator-${deploymentId}-${topic}`;
+
+/**
+ * Hands records of a topic to their owner, and writes the dead letters of those that cannot be understood, in one
+ * transaction. What it throws is an outage of the owner's: nothing of it was kept.
+ */
+export function handOver<Topic extends ConsumedTopic>(
+  pool: pg.Pool,
+  topic: Topic,
+  own: Owner<Topic>,
+  onDeadLetters: (letters: number) => void,
+): (records: ConsumedRecord[]) => Promise<void> {
+  return async (records) => {
+    const { messages, letters } = sort(topic, records);
+    const work = async (client: pg.ClientBase) => {
+      if (messages.length > 0) await own(client, messages);
+      return writeConsumedLetters(client, letters);
+    };
+    try {
+      onDeadLetters(await withClient(pool, (client) => inTransaction(client, () => work(client))));
+    } catch (error) {
+      throw fromPostgres(error);
+    }
+  };
+}
+
+/** Of a message that is there twice the first counts. */
+function sort<Topic extends ConsumedTopic>(topic: Topic, records: ConsumedRecord[]) {
+  const messages = new Map<string, Message<Topic>>();
+  const letters: ConsumedLetter[] = [];
+  for (const record of records) {
+    const understood = understand(topic, record, sha256);
+    if ('fault' in understood) letters.push({ record, fault: understood.fault });
+    else if (!messages.has(understood.idempotencyKey)) {
+      const { ok: message, idempotencyKey } = understood;
+      messages.set(idempotencyKey, { message, idempotencyKey });
+    }
+  }
+  return { messages: [...messages.values()], letters };
+}
+
+const sha256: Digest = (data) => createHash('sha256').update(data).digest('hex');
+
+function countDeadLetters(letters: number): void {
+  if (letters === 0) return;
+  const counter = Runtime.instance().metricMeter.createCounter(
+    'dlq_messages',
+    undefined,
+    'rows that became dead letters',
+  );
+  counter.add(letters);
+}
+
+/** Sets the gauges of consumers to what their states say now. */
+export function measureConsumers(consumers: TopicConsumer[]): void {
+  const meter = Runtime.instance().metricMeter;
+  const lags = meter.createGauge('consumer_lag', 'int', undefined, 'records that were not handed over yet');
+  const pauses = meter.createGauge('consumer_paused', 'int', undefined, '1 while the owner is away');
+  const ages = meter.createGauge(
+    'consumer_last_message_age_seconds',
+    'float',
+    undefined,
+    'age of the newest record that was handed over',
+  );
+  for (const consumer of consumers) {
+    const { topic, state, partitions, lastMessageAt } = consumer.state();
+    pauses.set(state === 'paused' ? 1 : 0, { topic });
+    for (const { partition, lag } of partitions) lags.set(lag, { topic, partition: String(partition) });
+    if (lastMessageAt !== null) ages.set(Math.max(0, Date.now() - lastMessageAt) / 1000, { topic });
+  }
+}

@@ -1,0 +1,41 @@
+// `npm run soak -- consumers`, or `memories`: what takes longer than a test may, on a stack of its own. Exits with 1 if it does not hold.
+import { createTestStack } from '../../stack/testStack.ts';
+import { stackEnvironment } from '../support/stack.ts';
+
+const say = (line: string) => console.log(`  ${line}`);
+
+const soaks: Record<string, () => Promise<boolean>> = {
+  async consumers() {
+    const { holds, runConsumers } = await import('./consumers.ts');
+    const verdict = await runConsumers(20_000, [2, 1], say);
+    console.log(verdict);
+    return holds(verdict);
+  },
+
+  /** Fails by an error. */
+  async memories() {
+    const { memoryStorm } = await import('./memoryStorm.ts');
+    await memoryStorm({ tenants: 200, perTenant: 250, kills: 3 }, say);
+    const { compareMemories } = await import('./memoryRates.ts');
+    for (const delaySeconds of [0, 0.02])
+      for (const api of ['batch', 'single'] as const) await compareMemories({ api, delaySeconds }, say);
+    return true;
+  },
+};
+
+const soak = soaks[process.argv[2] ?? ''];
+if (!soak) {
+  console.error(`npm run soak -- ${Object.keys(soaks).join(' | ')}`);
+  process.exit(2);
+}
+const stack = await createTestStack((line) => console.error(line));
+let held = false;
+try {
+  await stack.start(['postgres', 'kafka', 'temporal']);
+  Object.assign(process.env, stackEnvironment(stack));
+  held = await soak();
+  console.log(held ? 'HOLDS' : 'DOES NOT HOLD');
+} finally {
+  await stack.remove();
+}
+process.exit(held ? 0 : 1);

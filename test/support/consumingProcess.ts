@@ -1,0 +1,25 @@
+// Consumes three topics until it is killed: memories as the service does, the others into a table of the test's.
+import { consumerGroup, handOver, type Message, type Owner, owners } from '../../src/consumers.ts';
+import { openPool } from '../../src/database/postgres.ts';
+import type { ConsumedTopic } from '../../src/domain/topicMessages.ts';
+import { startConsumer } from './topicConsumer.ts';
+
+const { url, deploymentId, topics } = JSON.parse(process.env.CONSUMING!) as {
+  url: string;
+  deploymentId: string;
+  topics: Record<ConsumedTopic, string>;
+};
+
+const intoTable: Owner<ConsumedTopic> = (client, messages: Message<ConsumedTopic>[]) =>
+  client.query(
+    `INSERT INTO owned (key, handed) SELECT key, 1 FROM unnest($1::text[]) AS message (key)
+     ON CONFLICT (key) DO UPDATE SET handed = owned.handed + 1`,
+    [messages.map(({ idempotencyKey }) => idempotencyKey)],
+  );
+
+const pool = openPool(url);
+for (const [kind, topic] of Object.entries(topics) as [ConsumedTopic, string][]) {
+  const own = (owners[kind] ?? intoTable) as Owner<typeof kind>;
+  const groupId = consumerGroup(deploymentId, topic);
+  startConsumer({ topic, groupId, handle: handOver(pool, kind, own, () => {}) });
+}
