@@ -306,4 +306,5 @@ export async function startSingletons(
   const client = new OrchestratorClient(temporal, taskQueue);
   for (let shard = 0; shard < deployment.outboxShards; shard += 1) await client.startOutboxRelay(shard);
   await client.startHealthCheck();
+  await client.startMemorySync();
 }

@@ -3,6 +3,7 @@ import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { Runtime, type Worker } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import type { Config } from './config.ts';
+import { readMemoryBacklog } from './database/memoryBook.ts';
 import { readBacklog } from './database/outbox.ts';
 import { describeError, OrchestratorError } from './domain/errors.ts';
 import type { Resources } from './resources.ts';
@@ -126,7 +127,8 @@ export class Monitoring {
         BACKLOG_TIMEOUT_MS,
       ).unref(),
     );
-    const backlog = await Promise.race([readBacklog(pool, deployment.outboxShards), late]);
+    const both = Promise.all([readBacklog(pool, deployment.outboxShards), readMemoryBacklog(pool)]);
+    const [backlog, memories] = await Promise.race([both, late]);
     const meter = Runtime.instance().metricMeter;
     const pending = meter.createGauge('outbox_messages_pending', 'int', undefined, 'rows that wait');
     const oldest = meter.createGauge(
@@ -141,6 +143,12 @@ export class Monitoring {
       undefined,
       'rows that Kafka cannot take',
     );
+    meter
+      .createGauge('memory_pending', 'int', undefined, 'memories that wait for SomaBrain')
+      .set(memories.pending);
+    meter
+      .createGauge('memory_oldest_pending_seconds', 'float', undefined, 'age of the oldest of them')
+      .set(memories.oldestSeconds);
     // A shard that is no more keeps no last value.
     this.shards = Math.max(this.shards, deployment.outboxShards);
     for (let shard = backlog.length; shard < this.shards; shard += 1)

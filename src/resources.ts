@@ -7,6 +7,7 @@ import type pg from 'pg';
 import type { Logger } from 'pino';
 import type { Config } from './config.ts';
 import { type Deployment, settleDeployment } from './database/deployment.ts';
+import { MEMORY_CHANNEL } from './database/memoryBook.ts';
 import { migrate } from './database/migrate.ts';
 import { OutboxWakeUps } from './database/outboxWakeUps.ts';
 import { connect, disconnect, fromPostgres, openPool, withinReason } from './database/postgres.ts';
@@ -21,6 +22,7 @@ export interface Resources {
   deployment: Deployment;
   pool: pg.Pool;
   wakeUps: OutboxWakeUps;
+  memoryWakeUps: OutboxWakeUps;
   kafka: Kafka;
   temporal: Client;
   /** Temporal as the health cycle finds it. */
@@ -48,6 +50,8 @@ export async function openResources(config: Config, logger: Logger, signal: Abor
     opened.push({ close: () => withinReason(pool.end()) });
     const wakeUps = new OutboxWakeUps(config.databaseUrl);
     opened.push(wakeUps);
+    const memoryWakeUps = new OutboxWakeUps(config.databaseUrl, MEMORY_CHANNEL);
+    opened.push(memoryWakeUps);
     const kafka = createKafka(config.kafka, logger);
     const { connectionOptions, namespace } = temporalOptions(config);
     const temporal = await patiently('Temporal', () => openTemporal(config));
@@ -60,6 +64,7 @@ export async function openResources(config: Config, logger: Logger, signal: Abor
       deployment,
       pool,
       wakeUps,
+      memoryWakeUps,
       kafka,
       temporal,
       probeConnection,

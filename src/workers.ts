@@ -6,14 +6,17 @@ import { createDeadLetterActivities } from './activities/deadLetters.ts';
 import { createHealthActivities } from './activities/health.ts';
 import { createHealthRecordActivities } from './activities/healthRecords.ts';
 import { createMaintenanceActivities } from './activities/maintenance.ts';
+import { createMemoryActivities, createMemoryHurryActivities } from './activities/memory.ts';
 import { createOutboxActivities } from './activities/outbox.ts';
 import { createOutboxDeliveryActivities, startDeliveries } from './activities/outboxDelivery.ts';
 import type { Config } from './config.ts';
+import { memoryTaskQueue } from './domain/memories.ts';
 import { relayTaskQueue } from './domain/outbox.ts';
 import { OutboxTopics } from './domain/outboxTopics.ts';
 import { tryKafka } from './kafka/trial.ts';
 import type { HealthModel } from './probes/target.ts';
 import { openPublisher, type Resources } from './resources.ts';
+import { SomaBrain } from './somabrain/client.ts';
 import { workflowBundle } from './workflowBundle.ts';
 
 /** Bounds how late a pause or the loss of a shard is noticed; well inside the relay's heartbeat timeout. */
@@ -56,7 +59,14 @@ export async function createWorkers(parts: Parts): Promise<Worker[]> {
     shutdownGraceTime: 0,
     maxConcurrentActivityTaskExecutions: resources.deployment.outboxShards,
   });
-  return [orchestrator, relay];
+  const memory = await Worker.create({
+    ...common,
+    taskQueue: memoryTaskQueue(config.taskQueue),
+    activities: memoryActivities(parts),
+    shutdownGraceTime: 0,
+    maxConcurrentActivityTaskExecutions: 1,
+  });
+  return [orchestrator, relay, memory];
 }
 
 function shortActivities({ config, health, logger, resources, stop }: Parts) {
@@ -74,6 +84,7 @@ function shortActivities({ config, health, logger, resources, stop }: Parts) {
       temporal: resources.probeConnection,
       logger,
     }),
+    ...createMemoryHurryActivities(resources),
     ...createHealthRecordActivities({ pool: resources.pool, webhook: config.healthWebhook }),
   };
 }
@@ -94,6 +105,17 @@ function relayActivities({ config, logger, resources }: Parts) {
     startDeliveries: (shard) => startDeliveries(deliveries, shard),
     openPublisher: openPublisher(config, kafka, deployment, topics),
     tryKafka: () => tryKafka(kafka),
+  });
+}
+
+function memoryActivities({ config, logger, resources }: Parts) {
+  return createMemoryActivities({
+    ...resources,
+    databaseUrl: config.databaseUrl,
+    store: new SomaBrain({ url: config.somabrainUrl, token: config.somabrainToken }),
+    wakeUps: resources.memoryWakeUps,
+    owner: workerIdentity,
+    logger,
   });
 }
 
