@@ -3,9 +3,11 @@ import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { Runtime, type Worker } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import type { Config } from './config.ts';
+import { measureConsumers } from './consumers.ts';
 import { readMemoryBacklog } from './database/memoryBook.ts';
 import { readBacklog } from './database/outbox.ts';
 import { describeError, OrchestratorError } from './domain/errors.ts';
+import type { TopicConsumer } from './kafka/topicConsumer.ts';
 import type { Resources } from './resources.ts';
 
 type Watched = Pick<Resources, 'pool' | 'deployment'>;
@@ -27,6 +29,7 @@ export class Monitoring {
   private readonly coreMetrics: string;
   private workers: Worker[] = [];
   private watched: Watched | undefined;
+  private consumers: TopicConsumer[] = [];
   /** The most shards that there were. */
   private shards = 0;
 
@@ -66,9 +69,10 @@ export class Monitoring {
     return monitoring;
   }
 
-  watch(workers: Worker[], resources: Watched): void {
+  watch(workers: Worker[], resources: Watched, consumers: TopicConsumer[]): void {
     this.workers = workers;
     this.watched = resources;
+    this.consumers = consumers;
   }
 
   async close(): Promise<void> {
@@ -114,6 +118,7 @@ export class Monitoring {
     await this.measureBacklog().catch((error: unknown) => {
       this.logger.warn({ error: describeError(error) }, 'outbox gauges keep their last values');
     });
+    measureConsumers(this.consumers);
     const metrics = await fetch(this.coreMetrics);
     response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4' }).end(await metrics.text());
   }

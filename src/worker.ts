@@ -4,6 +4,7 @@ import { Runtime } from '@temporalio/worker';
 import { type Logger, pino, stdSerializers } from 'pino';
 import { startSingletons } from './client.ts';
 import { type Config, ConfigError, readConfig } from './config.ts';
+import { startConsumers } from './consumers.ts';
 import { readDeployment } from './database/deployment.ts';
 import { describeError, OrchestratorError } from './domain/errors.ts';
 import { readHealthModel } from './healthConfig.ts';
@@ -67,17 +68,20 @@ interface Running {
 /** Runs the workers until the stop, or until the deployment is no longer the one that they were made for. */
 async function runWorkers({ config, health, logger, resources, monitoring, stop }: Running): Promise<void> {
   const workers = await createWorkers({ config, health, logger, resources, stop });
-  monitoring.watch(workers, resources);
+  const consumers = startConsumers({ config, logger, ...resources });
+  monitoring.watch(workers, resources, consumers);
   const running = workers.map((worker) => worker.run());
+  let closing: Promise<unknown> | undefined;
   const shutdown = () => {
     for (const worker of workers) if (worker.getState() === 'RUNNING') worker.shutdown();
+    closing ??= Promise.all(consumers.map((consumer) => consumer.close()));
   };
   stop.addEventListener('abort', shutdown, { once: true });
   try {
     await Promise.race([keepSingletons({ config, logger, resources, stop }), ...running]);
   } finally {
     shutdown();
-    await Promise.all(running);
+    await Promise.all([...running, closing]);
     logger.info('worker stopped');
   }
 }

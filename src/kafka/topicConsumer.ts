@@ -188,6 +188,7 @@ export class TopicConsumer {
     consumer.on(consumer.events.CRASH, ({ payload }) => reject(payload.error));
     consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
       this.joined = true;
+      this.lastError = null;
       this.keepOnly(new Set(payload.memberAssignment[this.options.topic]));
     });
     consumer.on(consumer.events.END_BATCH_PROCESS, (event) => void this.passMarkers(consumer, event));

@@ -11,7 +11,7 @@ for (const compression of ['gzip', 'lz4', 'snappy', 'zstd']) {
     const admin = kafka.admin();
     await admin.connect();
     const configEntries = [{ name: 'compression.type', value: compression }];
-    await admin.createTopics({ topics: [{ topic, numPartitions: 1, configEntries }] });
+    await admin.createTopics({ topics: [{ topic, numPartitions: 1, configEntries }], waitForLeaders: false });
     await admin.disconnect();
     const producer = kafka.producer();
     await producer.connect();

@@ -10,7 +10,6 @@ import { previewLetters, putBack, settleReplays } from '../../src/database/deadL
 import { openPool } from '../../src/database/postgres.ts';
 import type { ConsumedRecord } from '../../src/domain/consumedRecord.ts';
 import { freePort } from '../../stack/ports.ts';
-import { holds, runConsumers } from '../soak/consumers.ts';
 import { outboxDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { Loss } from '../support/faultProxy.ts';
@@ -267,10 +266,4 @@ test('a worker consumes what has an owner, as a group of its deployment, and mea
   });
   await Promise.all(consumers.map((consumer) => consumer.close()));
   await pool.end();
-});
-
-test('3,000 messages, one in twenty malformed: through a kill -9 and a restart of the broker each good one is owned once, each bad one a letter once', async (t) => {
-  const verdict = await runConsumers(3_000, [1, 0], (line) => t.diagnostic(line));
-  t.diagnostic(JSON.stringify(verdict));
-  assert.ok(holds(verdict), JSON.stringify(verdict));
 });
