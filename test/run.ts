@@ -1,6 +1,6 @@
 // `npm test [-- <files>]`: the checks, then every test on one embedded stack of its own. Two files run at a time, each with
-// databases, topics and namespaces of its own; then, one after another, those that take a service away which the others
-// need, or start stacks themselves.
+// databases, topics and namespaces of its own; then, one after another, those that take something away which the
+// others need, or start stacks themselves.
 import { spawnSync } from 'node:child_process';
 import { globSync } from 'node:fs';
 import { createTestStack } from '../stack/testStack.ts';

@@ -90,7 +90,7 @@ suite('topics', () => {
     const dlq = `${uniqueTopic()}.dlq`;
     const plain = uniqueTopic();
     await using publisher = await initialised();
-    const topics = [dlq, plain, 'conversation.inbound', 'somabrain.memory.remember'];
+    const topics = [dlq, plain, 'conversation.inbound'];
     await publisher.publisher.publish(
       mark(1),
       topics.map((topic) => record(topic, 'x')),
@@ -99,7 +99,6 @@ suite('topics', () => {
       [dlq]: 3,
       [plain]: 6,
       'conversation.inbound': 12,
-      'somabrain.memory.remember': 6,
     });
   });
 

@@ -1,21 +1,16 @@
 import assert from 'node:assert/strict';
-import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
-import { Runtime } from '@temporalio/worker';
 import type { Message } from 'kafkajs';
-import { pino } from 'pino';
-import { readConfig } from '../../src/config.ts';
-import { handOver, measureConsumers, owners, startConsumers } from '../../src/consumers.ts';
+import { handOver, owners } from '../../src/consumers.ts';
 import { previewLetters, putBack, settleReplays } from '../../src/database/deadLetterReplay.ts';
 import { openPool } from '../../src/database/postgres.ts';
 import type { ConsumedRecord } from '../../src/domain/consumedRecord.ts';
-import { freePort } from '../../stack/ports.ts';
 import { outboxDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { Loss } from '../support/faultProxy.ts';
 import { readTopics, testKafka, uniqueTopic } from '../support/kafka.ts';
 import { postgresProxy, through } from '../support/postgresProxy.ts';
-import { openKafka, startRelay } from '../support/relay.ts';
+import { startRelay } from '../support/relay.ts';
 import { groupOffsets, startConsumer } from '../support/topicConsumer.ts';
 
 const MEMORY = 'somabrain.memory.remember';
@@ -219,51 +214,5 @@ test('a commit in doubt, then Postgres away: the partition waits, and nothing is
     const letters = await database.client.query('SELECT FROM core_deadlettermessage');
     assert.equal(letters.rowCount, 1);
   }
-  await pool.end();
-});
-
-test('a worker consumes what has an owner, as a group of its deployment, and measures it', async () => {
-  const bindAddress = `127.0.0.1:${await freePort()}`;
-  Runtime.install({ telemetryOptions: { metrics: { prometheus: { bindAddress } } } });
-  await using database = await outboxDatabase();
-  const pool = openPool(database.url);
-  const tenant = randomUUID();
-  const { deployment } = database;
-  const kafka = { ...readConfig({}).kafka, defaultPartitions: 1 };
-  const config = { conversationTopic: 'conversation.inbound', kafka };
-  const logger = pino({ level: 'silent' });
-  const consumers = startConsumers({ config, deployment, kafka: openKafka(), pool, logger });
-  assert.deepEqual(
-    consumers.map((consumer) => consumer.state().topic),
-    [MEMORY],
-  );
-  await eventually('the group', () => consumers[0]!.state().state === 'consuming');
-  const message = { memory_id: 'm', tenant_id: tenant, payload: {} };
-  await send(MEMORY, [{ value: JSON.stringify(message) }, { value: tenant }]);
-  await eventually('the memory', async () => {
-    const { rowCount } = await database.client.query('SELECT FROM core_pendingmemory WHERE tenant_id = $1', [
-      tenant,
-    ]);
-    return rowCount === 1;
-  });
-  const admin = testKafka().admin();
-  await admin.connect();
-  const groupId = `somaagent-orchestrator-${deployment.id}-${MEMORY}`;
-  await eventually('the offset', async () => {
-    const [group] = await admin.fetchOffsets({ groupId, topics: [MEMORY] });
-    return Number(group!.partitions.find(({ partition }) => partition === 0)!.offset) >= 2;
-  });
-  await admin.disconnect();
-  await eventually('the gauges', async () => {
-    measureConsumers(consumers);
-    const metrics = await (await fetch(`http://${bindAddress}/metrics`)).text();
-    return [
-      /^consumer_lag\{[^}]*partition="0"[^}]*\} 0$/m,
-      /^consumer_paused\{[^}]*topic="somabrain\.memory\.remember"[^}]*\} 0$/m,
-      /^consumer_last_message_age_seconds\{[^}]*\} \d/m,
-      /^dlq_messages\S* [1-9]/m,
-    ].every((line) => line.test(metrics));
-  });
-  await Promise.all(consumers.map((consumer) => consumer.close()));
   await pool.end();
 });
