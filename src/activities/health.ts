@@ -38,6 +38,8 @@ export function createHealthActivities({ health, kafka, temporal, logger }: Heal
       const beating = setInterval(() => heartbeat(), HEARTBEAT_MS);
       try {
         const results = await probeAll(chosen, tools, cancellationSignal());
+        // At the worker's stop another one probes anew.
+        cancellationSignal().throwIfAborted();
         observeLatencies(results);
         return { ...(plan.version === planVersion ? {} : { plan }), results };
       } finally {

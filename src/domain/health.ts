@@ -69,12 +69,14 @@ export interface ProbeResult {
   seconds: number;
   /** The probe gave up waiting, which is also what a failure of our own network looks like. */
   timedOut?: boolean;
+  /** No name was found, or no way there: in several components at once that is our own resolver or network. */
+  unrouted?: boolean;
   /** It answers, but is at least this bad: it says so itself, or a part of its redundancy is gone. */
   atLeast?: 'minor' | 'moderate';
   /** Why it is not simply up; without secrets, at most 300 characters. */
   error?: string;
   /** Of a redundancy group: what each member answered. */
-  members?: Record<string, Omit<ProbeResult, 'members' | 'atLeast'>>;
+  members?: Record<string, Omit<ProbeResult, 'members' | 'atLeast' | 'unrouted'>>;
 }
 
 export interface ProbeRequest {
@@ -112,6 +114,8 @@ export interface HealthTransition {
   error: string | null;
 }
 
+export type NoticeEvent = 'failure' | 'eased' | 'recovery' | 'flapping_started' | 'flapping_ended';
+
 /** A message for `degradation.events`. Its key and headers are those that the platform's own notices have. */
 export interface HealthNotice {
   /** Made of component, event and time: a notice that is written twice is one message. */
@@ -120,7 +124,7 @@ export interface HealthNotice {
   severity: 'info' | 'warning' | 'critical' | 'recovery';
   payload: {
     component: ComponentName;
-    event: TransitionEvent;
+    event: NoticeEvent;
     old_status: LevelName;
     new_status: LevelName;
     severity: HealthNotice['severity'];
@@ -130,7 +134,7 @@ export interface HealthNotice {
     timestamp: string;
     /** The component whose outage this is: itself. */
     root: ComponentName;
-    /** What depends on it, directly or not. */
+    /** What follows from it at this moment; at a recovery, what had followed. */
     affected: ComponentName[];
     suppressed_by: ComponentName[];
   };

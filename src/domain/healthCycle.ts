@@ -35,8 +35,10 @@ export interface ComponentState {
   /** Whether the class of its own trouble changed since the last full cycle. */
   changed: boolean;
   standing: Standing;
-  /** Since when its standing has that level. */
+  /** Since when it is fine, degraded, or failed. */
   since: number;
+  /** Epoch ms: until then a failure is still laid to the outage that explained the last one. */
+  excusedUntil: number;
   told: Told;
   last: (ProbeResult & { at: number }) | null;
   firstProbedAt: number | null;
@@ -68,6 +70,7 @@ export const unknownComponents = (now: number): Components =>
     changed: false,
     standing: { level: Level.none, suppressedBy: [] },
     since: now,
+    excusedUntil: 0,
     told: NOTHING_TOLD,
     last: null,
     firstProbedAt: null,
@@ -96,11 +99,12 @@ export function advance(
   found: ProbeResults,
   moment: Moment,
 ): { components: Components; record: HealthRecord } {
-  const results = sifted(plan, before, found);
+  // A soft cycle asks only what is in doubt: that all of it hangs says nothing of our own network.
+  const results = moment.full ? sifted(plan, before, found) : found;
   const weighed = each((name) => observed(plan, name, before[name], results[name], moment));
   const levels = each((name) => ownLevel(weighed[name]));
   const standings = findRoots(plan, levels);
-  const parted = part(plan, weighed, levels, results);
+  const parted = part(plan, weighed, { levels, results, now: moment.now });
   const record: HealthRecord = { transitions: [], notices: [], gates: [] };
   const components = each((name) => {
     const state = placed(parted(name), before[name], standings[name], moment);
@@ -139,19 +143,31 @@ export function unsettled(plan: HealthPlan, components: Components): ComponentNa
 const MASS = 3;
 
 /**
- * That everything should hang at once is less likely than that our own network does. What hangs already, and what hangs
- * because of another, does not count.
+ * That everything should hang at once, or that several cannot be found at once, is less likely than that our own network
+ * or resolver fails. What has failed already, and what hangs because of another, does not count.
  */
 export function sifted(plan: HealthPlan, before: Components, results: ProbeResults): ProbeResults {
-  const made = COMPONENT_NAMES.filter((name) => (results[name]?.outcome ?? 'unknown') !== 'unknown');
-  if (!made.every((name) => results[name]!.outcome === 'down' && results[name]!.timedOut)) return results;
-  const following = new Set(made.flatMap((name) => dependentsOf(plan, name)));
-  const isNew = (name: ComponentName) => !following.has(name) && before[name].evidence.level < Level.severe;
-  if (made.filter(isNew).length < MASS) return results;
-  const error = 'every probe timed out at once: our own network is the likelier cause';
-  return Object.fromEntries(
-    Object.entries(results).map(([name, result]) => [name, { ...result, outcome: 'unknown', error }]),
-  );
+  const isNew = (name: ComponentName) => before[name].evidence.level < Level.severe;
+  const lost = COMPONENT_NAMES.filter((name) => results[name]?.unrouted && isNew(name));
+  if (lost.length >= MASS) return blinded(results, lost, 'no way to several components at once');
+  const asked = COMPONENT_NAMES.filter((name) => results[name] && isWitness(results[name]));
+  if (!asked.every((name) => results[name]!.outcome === 'down' && results[name]!.timedOut)) return results;
+  const following = new Set(asked.flatMap((name) => dependentsOf(plan, name)));
+  if (asked.filter((name) => isNew(name) && !following.has(name)).length < MASS) return results;
+  return blinded(results, COMPONENT_NAMES, 'every probe timed out at once');
+}
+
+/** A group that only a tier on this host keeps up says nothing of the network. */
+const isWitness = ({ outcome, members = {} }: ProbeResult): boolean =>
+  outcome === 'down' || (outcome === 'up' && !Object.values(members).some(({ timedOut }) => timedOut));
+
+function blinded(results: ProbeResults, names: readonly ComponentName[], what: string): ProbeResults {
+  const error = `${what}: our own network is the likelier cause`;
+  const blind = names.flatMap((name) => {
+    const result = results[name];
+    return result ? [[name, { ...result, outcome: 'unknown' as const, error }]] : [];
+  });
+  return { ...results, ...Object.fromEntries(blind) };
 }
 
 /** The component with its probe weighed in, if that is evidence of anything. */
@@ -191,7 +207,8 @@ function isEvidence(
 /**
  * Parts a component's own trouble from what its dependencies explain. A bad probe
  * - is explained by an outage that is confirmed: those just before it do not count either;
- * - may be explained, because the last probe of a dependency was bad as well: it does not count;
+ * - may be explained, because the last probe of a dependency was bad as well, or because the outage below is over for
+ *   less than the time that a start may take: it does not count;
  * - is its own else. So what outlasts its root has to fail as often as any other to be told.
  *
  * A dependent may notice the beginning and the end of an outage a probe sooner or later than the root. That is never
@@ -200,8 +217,7 @@ function isEvidence(
 function part(
   plan: HealthPlan,
   weighed: Components,
-  levels: Levels,
-  results: ProbeResults,
+  { levels, results, now }: { levels: Levels; results: ProbeResults; now: number },
 ): (name: ComponentName) => ComponentState {
   const shown = each((name) => shownLast(plan, name, weighed[name]));
   const feared = each((name) => Math.max(levels[name], shown[name]) as Level);
@@ -212,9 +228,13 @@ function part(
     const result = results[name];
     if (!isEvidence(state, result, plan.rules)) return state;
     const isExplained = (by: Levels) => explain(plan, by, name, classOf(shown[name])).length > 0;
-    if (isExplained(levels))
-      return withAlone(state, { ...alone, shown: [], failures: withoutLastRow(alone) });
-    if (isExplained(feared)) return withAlone(state, { ...alone, failures: withoutLastRow(alone) });
+    if (isExplained(levels)) {
+      const excusedUntil = now + plan.rules.graceSeconds * 1000;
+      return withAlone({ ...state, excusedUntil }, { ...alone, shown: [], failures: withoutLastRow(alone) });
+    }
+    const isExcused = shown[name] > Level.none && now < state.excusedUntil;
+    if (isExcused || isExplained(feared))
+      return withAlone(state, { ...alone, failures: withoutLastRow(alone) });
     const next = weigh(alone, result, plan.components[name], plan.rules);
     return withAlone(state, isExplained(recent) ? { ...next, failures: withoutLastRow(next) } : next);
   };
@@ -245,7 +265,7 @@ function placed(
   return {
     ...weighed,
     standing,
-    since: standing.level === before.standing.level ? before.since : now,
+    since: classOf(standing.level) === classOf(before.standing.level) ? before.since : now,
     changed: full ? false : changed,
     flapping: full ? flapped(weighed.flapping, changed) : weighed.flapping,
     maintenanceUntil: maintenanceUntil !== null && maintenanceUntil > now ? maintenanceUntil : null,

@@ -47,6 +47,12 @@ export const isUnsettled = ({ level, shown }: Evidence): boolean => (shown.at(-1
 export const errorRate = (failures: boolean[]): number =>
   failures.length === 0 ? 0 : failures.filter(Boolean).length / failures.length;
 
+/** As people see it: 1 in an outage, and 0 until there are enough probes. */
+export function errorRateShown({ level, failures }: Evidence, { errorWindow }: HealthRules): number {
+  if (level >= Level.severe) return 1;
+  return failures.length < errorWindow ? 0 : errorRate(failures);
+}
+
 /** What a single probe shows, by itself. One that is no evidence shows nothing. */
 export const levelShown = (result: ProbeResult, plan: ComponentPlan): Level =>
   result.outcome === 'unknown' ? Level.none : levelOf(result, plan, 0);

@@ -24,6 +24,7 @@ export interface HealthMemory {
   /** What the webhook has not taken yet, in order. */
   unsent: HealthNotice[];
   lastError: string | null;
+  webhookError: string | null;
 }
 
 export interface HealthCheckInput {
@@ -53,7 +54,19 @@ export const nothingKnown = (now: number): HealthMemory => ({
   unwritten: NOTHING_WRITTEN,
   unsent: [],
   lastError: null,
+  webhookError: null,
 });
+
+/** The memory of an earlier run, also of an earlier version that knew fewer components: they begin as unknown. */
+export function completed(memory: HealthMemory, now: number): HealthMemory {
+  const isComplete = COMPONENT_NAMES.every((name) => memory.plan?.components[name]);
+  return {
+    ...nothingKnown(now),
+    ...memory,
+    components: { ...unknownComponents(now), ...memory.components },
+    plan: isComplete ? memory.plan : null,
+  };
+}
 
 /** Takes in what a cycle brought. */
 export function remembered(
@@ -112,6 +125,9 @@ export interface MaintenanceOrder {
   until: number | null;
 }
 
+/** Without a zone a time would mean another one on each worker. */
+const WITH_ZONE = /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$/;
+
 /** The order that a signal brought, or a sentence that says what is wrong with it. */
 export function checkedMaintenance(order: unknown, now: number): MaintenanceOrder | string {
   const { component, until = null } = (typeof order === 'object' && order !== null ? order : {}) as {
@@ -121,7 +137,7 @@ export function checkedMaintenance(order: unknown, now: number): MaintenanceOrde
   if (component !== 'all' && !isComponentName(component)) {
     return `maintenance: component is ${JSON.stringify(component)}, expected "all" or one of ${COMPONENT_NAMES.join(', ')}`;
   }
-  const time = typeof until === 'string' ? Date.parse(until) : Number.NaN;
+  const time = typeof until === 'string' && WITH_ZONE.test(until) ? Date.parse(until) : Number.NaN;
   if (until !== null && !(time > now)) {
     return `maintenance: until is ${JSON.stringify(until)}, expected a time ahead such as 2026-01-31T18:00:00Z, or null to end it`;
   }
@@ -188,8 +204,7 @@ const isWholeNumber = (value: unknown, least: number, most: number): boolean =>
 function isMemory(memory: unknown): memory is HealthMemory {
   if (!isObject(memory) || !isObject(memory.components) || !isObject(memory.unwritten)) return false;
   const { components, unwritten } = memory;
-  const complete = COMPONENT_NAMES.every((name) => {
-    const state = components[name];
+  const complete = Object.values(components).every((state) => {
     return isObject(state) && [state.evidence, state.alone, state.told, state.standing].every(isObject);
   });
   const lists = [memory.history, memory.unsent, unwritten.transitions, unwritten.notices, unwritten.gates];

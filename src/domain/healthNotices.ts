@@ -4,6 +4,7 @@ import {
   type HealthRules,
   Level,
   levelName,
+  type NoticeEvent,
   type ProbeResult,
 } from './health.ts';
 import { Class, classOf } from './healthCascade.ts';
@@ -14,14 +15,17 @@ import { levelShown } from './healthLevels.ts';
  * What people were last told of a component, and what they have to be told now. Compared each time anew, so nothing is
  * lost: what may not be told now is told later, if it is still so.
  *
- *               degraded (not within `suppressionSeconds` of the last notice)
- *        ┌──────────────────────▶ told degraded ───┐
- *        │                                         │ failed
- *   told fine ──────────── failed ─────────────────┴──▶ told failed
- *        ▲                                                  │
- *        └────────────── fine: recovery, always ────────────┘
+ *              degraded *                    failed
+ *   told fine ────────────▶ told degraded ◀──────────▶ told failed
+ *    ▲  ▲ │                       │       degraded: eased *  │ ▲
+ *    │  │ └───────────────────────┼────── failed ────────────┼─┘
+ *    │  └──── fine: recovery ─────┘                          │
+ *    └─────── fine: recovery ────────────────────────────────┘
  *
- * An outage is what lies between the first notice and the recovery: within it the notices only get worse. While a
+ *   * not within `suppressionSeconds` of the last notice; everything else at once
+ *
+ * An outage is what lies between the first notice and the recovery. That it is only degraded by now is told when it has
+ * lasted, so that a next failure is news again. While a
  * component flaps, only the start and the end of that are told; under maintenance nothing, until it is over. What is
  * compared is its own trouble: what a dependency explains does not get here.
  */
@@ -43,8 +47,6 @@ export interface Situation {
   maintenance: boolean;
 }
 
-export type NoticeEvent = 'failure' | 'recovery' | 'flapping_started' | 'flapping_ended';
-
 /** The notice that is due at `now` (epoch ms), if one is. */
 export function noticeDue(
   told: Told,
@@ -54,12 +56,13 @@ export function noticeDue(
 ): NoticeEvent | undefined {
   const is = classOf(level);
   const was = classOf(told.level);
+  const suppressed = told.at !== null && now - told.at < suppressionSeconds * 1000;
   if (maintenance) return undefined;
   if (flapping) return told.flapping ? undefined : 'flapping_started';
   if (told.flapping) return 'flapping_ended';
   if (is === Class.fine) return was === Class.fine ? undefined : 'recovery';
-  if (is <= was || mending) return undefined;
-  const suppressed = told.at !== null && now - told.at < suppressionSeconds * 1000;
+  if (is < was) return suppressed ? undefined : 'eased';
+  if (is === was || mending) return undefined;
   return is === Class.degraded && suppressed ? undefined : 'failure';
 }
 
@@ -133,6 +136,8 @@ function sentence(
   switch (event) {
     case 'failure':
       return `${component} ${state}${affected.length > 0 ? `; affected: ${affected.join(', ')}` : ''}`;
+    case 'eased':
+      return `${component} works again in part, but ${state}`;
     case 'recovery':
       return `${component} works again`;
     case 'flapping_started':

@@ -10,7 +10,7 @@ import type { BreakerState } from './healthBreaker.ts';
 import { affectedBy, Class, classOf, explain } from './healthCascade.ts';
 import { COMPONENT_NAMES, COMPONENTS, type ComponentName, isComponentName } from './healthComponents.ts';
 import { type ComponentState, type Components, ownLevel, standingsOf } from './healthCycle.ts';
-import { errorRate } from './healthLevels.ts';
+import { errorRateShown } from './healthLevels.ts';
 import type { HealthMemory } from './healthMemory.ts';
 
 /** The answer to the query `status`. Times are ISO 8601, durations seconds. */
@@ -28,6 +28,9 @@ export interface HealthStatus {
   components: Partial<Record<ComponentName, ComponentStatus>>;
   /** Transitions and notices that Postgres has not taken yet, and why. */
   unwritten: number;
+  /** Notices that the webhook has not taken yet, and why. */
+  unsent: number;
+  webhook_error: string | null;
   last_error: string | null;
 }
 
@@ -40,7 +43,7 @@ export interface Root {
 
 export interface ComponentStatus {
   level: LevelName;
-  /** Null where nothing is known: it is not monitored, or no probe was evidence of anything yet. */
+  /** Null where nothing is known: it is not monitored, or the last probe was no evidence of anything. */
   healthy: boolean | null;
   monitoring: ComponentPlan['monitoring'];
   response_time: number | null;
@@ -71,12 +74,14 @@ export type Breakers = Partial<
 >;
 
 export function statusOf(memory: HealthMemory): HealthStatus {
-  const { plan, components, paused, checkedAt, unwritten, lastError } = memory;
+  const { plan, components, paused, checkedAt, unwritten, unsent, lastError, webhookError } = memory;
   return {
     state: paused ? 'paused' : plan ? 'checking' : 'starting',
     timestamp: checkedAt === null ? null : iso(checkedAt),
     unwritten: unwritten.transitions.length + unwritten.notices.length,
     last_error: lastError,
+    unsent: unsent.length,
+    webhook_error: webhookError,
     ...(plan ? pictureOf(plan, components) : NOTHING),
   };
 }
@@ -101,7 +106,7 @@ function componentStatus(plan: HealthPlan, components: Components, name: Compone
     healthy: isHealthy(plan, components, name),
     monitoring,
     response_time: last?.seconds ?? null,
-    error_rate: errorRate(evidence.failures),
+    error_rate: errorRateShown(evidence, plan.rules),
     breaker: breaker ? state.breaker.state : null,
     since: iso(state.since),
     error: last?.error ?? null,
@@ -112,7 +117,7 @@ function componentStatus(plan: HealthPlan, components: Components, name: Compone
 }
 
 /** Whether it serves; a derived component does while nothing that it cannot do without has failed. */
-function isHealthy(plan: HealthPlan, components: Components, name: ComponentName): boolean | null {
+export function isHealthy(plan: HealthPlan, components: Components, name: ComponentName): boolean | null {
   const state = components[name];
   switch (plan.components[name].monitoring) {
     case 'unmonitored':
@@ -124,7 +129,8 @@ function isHealthy(plan: HealthPlan, components: Components, name: ComponentName
       return explain(plan, levels, name, Class.failed).length === 0;
     }
     case 'probed':
-      return state.evidence.shown.length === 0 ? null : classOf(ownLevel(state)) !== Class.failed;
+      if (state.evidence.shown.length === 0 || state.last?.outcome === 'unknown') return null;
+      return classOf(ownLevel(state)) !== Class.failed;
   }
 }
 
@@ -166,8 +172,7 @@ function pictureOf(plan: HealthPlan, components: Components) {
 
 function advice(components: Components, name: ComponentName): string {
   const { last, standing } = components[name];
-  if (standing.level >= Level.severe && last?.outcome === 'down')
-    return `${name}: ${COMPONENTS[name].recommendation}`;
+  if (standing.level >= Level.severe) return `${name}: ${COMPONENTS[name].recommendation}`;
   return `${name} works, but not well: ${last?.error ?? `it answered in ${last?.seconds.toFixed(1)} s`}; look at its load and its log.`;
 }
 
@@ -226,7 +231,9 @@ export function describeHealth({ plan, components, paused }: HealthMemory): stri
       `- **${component}** since ${since}${affected.length > 0 ? `, affects ${affected.join(', ')}` : ''}`,
   );
   const table = lines.length > 0 ? ['| component | level | because |', '|---|---|---|', ...lines] : [];
-  return [headline, causes.join('\n'), table.join('\n')].filter((part) => part !== '').join('\n\n');
+  return [headline, probingAdvice(components).join('\n'), causes.join('\n'), table.join('\n')]
+    .filter((part) => part !== '')
+    .join('\n\n');
 }
 
 function tableLine(name: ComponentName, { standing, last, flapping }: ComponentState): string {

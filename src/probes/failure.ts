@@ -6,7 +6,12 @@ import type { ProbeTarget } from './target.ts';
 const MAX_TEXT = 300;
 
 /** This process or its host has no more files, ports or memory: that says nothing of the other side. */
+const UNROUTED = /\b(EAI_AGAIN|ENETUNREACH|ENETDOWN)\b/;
 const OUR_OWN = /\b(EMFILE|ENFILE|EADDRNOTAVAIL|ENOBUFS|ENOMEM)\b/;
+
+/** The name was not found for now, or there is no way: ours or theirs, which only several of them can tell. */
+export const isUnrouted = (error: unknown): boolean =>
+  causes(error).every((cause) => UNROUTED.test(`${codeOf(cause)} ${textOf(cause)}`));
 
 /**
  * Whether the probing itself failed. Of several addresses that were tried each has to have failed so: on a host

@@ -29,7 +29,15 @@ export function judgeGroup(members: Member[]): ProbeResult {
   const seconds = Math.max(0, ...members.map(([, result]) => result.seconds));
   const outcome = members.every(([, result]) => result.outcome === 'down') ? 'down' : 'unknown';
   const timedOut = outcome === 'down' && members.every(([, result]) => result.timedOut);
-  return { outcome, seconds, ...(timedOut ? { timedOut } : {}), ...error, ...group };
+  const unrouted = outcome === 'down' && members.every(([, result]) => result.unrouted);
+  return {
+    outcome,
+    seconds,
+    ...(timedOut ? { timedOut } : {}),
+    ...(unrouted ? { unrouted } : {}),
+    ...error,
+    ...group,
+  };
 }
 
 function lostRedundancy(members: Member[]): ProbeResult['atLeast'] {

@@ -1,7 +1,7 @@
 import type { ConnectionLike } from '@temporalio/client';
 import type { ProbeResult } from '../domain/health.ts';
 import type { ComponentName } from '../domain/healthComponents.ts';
-import { explain, isOurOwn } from './failure.ts';
+import { explain, isOurOwn, isUnrouted } from './failure.ts';
 import { probeFilesystem } from './filesystem.ts';
 import type { Finding } from './finding.ts';
 import { judgeGroup } from './group.ts';
@@ -63,13 +63,16 @@ async function probeOne({ target, limitSeconds }: Probing, round: Round): Promis
   const signal = AbortSignal.any([limit.signal, round.cancelled]);
   try {
     const finding = await Promise.race([send(target, round.tools, signal), aborted(signal)]);
-    return { outcome: 'up', seconds: seconds(), ...finding };
+    // An answer that waited for this worker itself was not slow.
+    const answered = Math.max(0, seconds() - round.stalls.stalledMs() / 1000);
+    return { outcome: 'up', seconds: answered, ...finding };
   } catch (error) {
     if (round.cancelled.aborted)
       return { outcome: 'unknown', seconds: seconds(), error: 'the probing was cancelled' };
     if (limit.passed) return late(limitSeconds, seconds(), round.stalls);
     const outcome = isOurOwn(error) ? 'unknown' : 'down';
-    return { outcome, seconds: seconds(), error: explain(error, target) };
+    const unrouted = isUnrouted(error) && { unrouted: true };
+    return { outcome, seconds: seconds(), ...unrouted, error: explain(error, target) };
   } finally {
     limit.end();
   }

@@ -20,6 +20,7 @@ import type { ComponentName } from '../domain/healthComponents.ts';
 import { advance, unsettled } from '../domain/healthCycle.ts';
 import {
   checkedMaintenance,
+  completed,
   type HealthCheckInput,
   type HealthMemory,
   healthInputFaults,
@@ -64,9 +65,12 @@ const { recordHealth } = proxyActivities<HealthRecordActivities>({
 });
 const { sendHealthWebhook } = proxyActivities<HealthRecordActivities>({
   startToCloseTimeout: '15 seconds',
-  scheduleToCloseTimeout: '24 hours',
   retry: { initialInterval: '2 seconds', maximumInterval: '5 minutes' },
 });
+
+/** A notice that is older is not posted any more; Kafka has it. */
+const WEBHOOK_PATIENCE_MS = 24 * 3_600_000;
+const LAST_TRY_MS = 15_000;
 
 /**
  * Checks all components for ever: every 30 seconds (or `intervalSeconds`), and again within seconds where a component
@@ -112,8 +116,11 @@ function handle(check: HealthCheck): void {
   });
 }
 
-const messageOf = (error: unknown): string =>
-  error instanceof ActivityFailure && error.cause ? error.cause.message : String(error);
+function messageOf(error: unknown): string {
+  const cause = error instanceof ActivityFailure ? error.cause : undefined;
+  if (cause instanceof ApplicationFailure && cause.type) return `${cause.type}: ${cause.message}`;
+  return cause?.message ?? String(error);
+}
 
 class HealthCheck {
   readonly memory: HealthMemory;
@@ -123,7 +130,7 @@ class HealthCheck {
 
   constructor(input: HealthCheckInput) {
     this.input = input;
-    this.memory = input.memory ?? nothingKnown(Date.now());
+    this.memory = input.memory ? completed(input.memory, Date.now()) : nothingKnown(Date.now());
     this.send();
     this.describe();
   }
@@ -231,11 +238,15 @@ class HealthCheck {
     const { unsent } = this.memory;
     for (let notice = unsent[0]; notice; notice = unsent[0]) {
       try {
-        if ((await sendHealthWebhook(notice)) === 'off') unsent.length = 0;
+        const left = Date.parse(notice.payload.timestamp) + WEBHOOK_PATIENCE_MS - Date.now();
+        const scheduleToCloseTimeout = Math.max(LAST_TRY_MS, left);
+        const posted = sendHealthWebhook.executeWithOptions({ scheduleToCloseTimeout }, [notice]);
+        if ((await posted) === 'off') unsent.length = 0;
+        this.memory.webhookError = null;
       } catch (error) {
         // The next run goes on with it.
         if (isCancellation(error)) return;
-        this.memory.lastError = messageOf(error);
+        this.memory.webhookError = messageOf(error);
       }
       unsent.shift();
     }

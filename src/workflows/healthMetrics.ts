@@ -1,8 +1,9 @@
 import { metricMeter } from '@temporalio/workflow';
-import { type HealthPlan, type HealthRecord, Level } from '../domain/health.ts';
+import type { HealthPlan, HealthRecord } from '../domain/health.ts';
 import { COMPONENT_NAMES } from '../domain/healthComponents.ts';
 import type { Components } from '../domain/healthCycle.ts';
-import { errorRate } from '../domain/healthLevels.ts';
+import { errorRateShown } from '../domain/healthLevels.ts';
+import { isHealthy } from '../domain/healthStatus.ts';
 
 /**
  * What the worker that runs the cycle exports, by the platform's names. Another worker may have older values from a time
@@ -32,12 +33,20 @@ export function measureHealth(
     undefined,
     'share of failed probes among the last ones',
   );
+  const blind = metricMeter.createGauge(
+    'service_probe_unknown',
+    'int',
+    undefined,
+    '1 while the probing itself fails',
+  );
   for (const service of COMPONENT_NAMES) {
-    const { standing, evidence } = components[service];
+    const { standing, evidence, last } = components[service];
     level.set(standing.level, { service });
     if (plan.components[service].monitoring === 'unmonitored') continue;
-    state.set(standing.level >= Level.severe ? 0 : 1, { service });
-    errors.set(errorRate(evidence.failures), { service });
+    const healthy = isHealthy(plan, components, service);
+    if (healthy !== null) state.set(healthy ? 1 : 0, { service });
+    errors.set(errorRateShown(evidence, plan.rules), { service });
+    blind.set(last?.outcome === 'unknown' ? 1 : 0, { service });
   }
   metricMeter
     .createGauge('service_health_checked_timestamp_seconds', 'float', undefined, 'when the last cycle ended')
@@ -47,9 +56,9 @@ export function measureHealth(
     undefined,
     'times that an outage of one component affected another',
   );
-  for (const { component, suppressed_by } of transitions)
+  for (const { component, event, suppressed_by } of transitions)
     for (const source of suppressed_by)
-      cascading.add(1, { source_service: source, affected_service: component });
+      if (event === 'cascading') cascading.add(1, { source_service: source, affected_service: component });
   const told = metricMeter.createCounter('degradation_notices', undefined, 'notices for degradation.events');
   for (const { severity } of notices) told.add(1, { severity });
 }

@@ -1,13 +1,7 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
-import { Level } from '../../src/domain/health.ts';
-import {
-  NOTHING_TOLD,
-  type NoticeEvent,
-  noticeDue,
-  type Situation,
-  type Told,
-} from '../../src/domain/healthNotices.ts';
+import { Level, type NoticeEvent } from '../../src/domain/health.ts';
+import { NOTHING_TOLD, noticeDue, type Situation, type Told } from '../../src/domain/healthNotices.ts';
 import { Cycles, DOWN, events, everything, messages, PLAN, UP, world } from '../support/healthCycles.ts';
 import { healthPlan, type Incident } from '../support/healthWorld.ts';
 
@@ -29,7 +23,8 @@ suite('a notice', () => {
     ['of slowness that lasts', told(none, 300), { level: moderate }, 'failure'],
     ['of more of the same: none', told(minor), { level: moderate }, undefined],
     ['of a breaker that opens: none', told(severe), { level: critical }, undefined],
-    ['of less of an outage: none', told(severe), { level: minor }, undefined],
+    ['of less of an outage: later', told(severe, 299), { level: minor }, undefined],
+    ['of less of an outage, which lasts', told(severe, 300), { level: minor }, 'eased'],
     ['of its end', told(severe), { level: none }, 'recovery'],
     ['of its end, however soon', told(minor, 1), { level: none }, 'recovery'],
     ['of nothing: none', NOTHING_TOLD, {}, undefined],

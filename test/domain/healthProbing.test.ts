@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import fc from 'fast-check';
+import type { ProbeResult } from '../../src/domain/health.ts';
 import { COMPONENT_NAMES, type ComponentName } from '../../src/domain/healthComponents.ts';
 import type { ProbeResults } from '../../src/domain/healthCycle.ts';
 import { Cycles, DOWN, events, everything, HUNG, PLAN, UP, world } from '../support/healthCycles.ts';
@@ -63,6 +64,26 @@ suite('our own network', () => {
     const all = new Cycles();
     const told = [1, 2, 3].flatMap(() => all.add(everything(HUNG, { redis: UP })));
     assert.ok(told.includes('kafka failure') && !told.includes('redis failure'));
+  });
+
+  test('is blamed although a tier on this host is up, and where several names are not found', () => {
+    const local: ProbeResult = { ...UP, atLeast: 'moderate', members: { s3: HUNG, filesystem: UP } };
+    const lost: ProbeResult = { ...DOWN, unrouted: true };
+    const cycles = new Cycles();
+    for (let index = 0; index < 5; index += 1) {
+      assert.deepEqual(cycles.add(everything(HUNG, { storage: local })), []);
+      assert.deepEqual(cycles.add(everything(UP, { kafka: lost, redis: lost, llm: lost })), []);
+    }
+    const told = [1, 2, 3].flatMap(() => cycles.add(everything(UP, { kafka: lost })));
+    assert.deepEqual(told, ['kafka failure']);
+  });
+
+  test('is not blamed for what hangs in a soft cycle, which asks nothing else', () => {
+    const cycles = new Cycles();
+    const hung = { database: HUNG, kafka: HUNG, redis: HUNG };
+    assert.deepEqual(cycles.add(everything(UP, hung)), []);
+    const soft = [1, 2].flatMap(() => cycles.add(hung, { full: false, seconds: 5 }));
+    assert.deepEqual(soft, ['database failure', 'kafka failure', 'redis failure']);
   });
 
   test('is not blamed when one more hangs beside those that have failed', () => {

@@ -151,7 +151,7 @@ test('while Postgres is away the cycles go on; when it is back, all is written o
   await eventually('the outage', async () => (await cycle.health.status()).unwritten > 0);
   world.troubles.redis = DOWN;
   await eventually('a second root', async () => (await cycle.health.status()).roots.length === 2);
-  assert.equal((await cycle.health.status()).last_error, 'Postgres is away');
+  assert.equal((await cycle.health.status()).last_error, 'postgres_unavailable: Postgres is away');
   assert.deepEqual(world.told(), []);
   world.troubles.database = UP;
   await eventually('the recovery', async () => (await cycle.health.status()).roots.length === 1);
@@ -269,6 +269,7 @@ test('a webhook that is away delays nobody, and gets all notices in order when i
   await eventually('the recovery', () => world.told().length === 2);
   const { runId } = await cycle.workflow.describe();
   await eventually('another run', async () => (await cycle.workflow.describe()).runId !== runId);
+  assert.equal((await cycle.health.status()).unsent, 2);
   world.webhook = undefined;
   await eventually('the webhook', () => world.sent.length === 2);
   assert.deepEqual(
