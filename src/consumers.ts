@@ -7,7 +7,7 @@ import type { Logger } from 'pino';
 import type { Config } from './config.ts';
 import { type ConsumedLetter, writeConsumedLetters } from './database/deadLetters.ts';
 import type { Deployment } from './database/deployment.ts';
-import { queueMemories } from './database/pendingMemories.ts';
+import { KEY_OF_ANOTHER, queueMemories } from './database/pendingMemories.ts';
 import { fromPostgres, inTransaction, withClient } from './database/postgres.ts';
 import type { ConsumedRecord } from './domain/consumedRecord.ts';
 import { type ConsumedTopic, type Digest, type TopicMessages, understand } from './domain/topicMessages.ts';
@@ -16,29 +16,28 @@ import { TopicConsumer } from './kafka/topicConsumer.ts';
 export interface Message<Topic extends ConsumedTopic> {
   message: TopicMessages[Topic];
   idempotencyKey: string;
+  record: ConsumedRecord;
 }
 
 /**
- * Makes itself the owner of messages, in their order, and knows those again that it has already. `client` is in the
- * transaction that also writes the dead letters of the same batch.
+ * Makes itself the owner of messages, in their order, and knows those again that it has already, or that are there
+ * twice: the first counts. Returns those that it must not take, as dead letters. `client` is in the transaction that
+ * writes these, and those of the same batch that are no messages.
  */
 export type Owner<Topic extends ConsumedTopic> = (
   client: pg.ClientBase,
   messages: Message<Topic>[],
-) => Promise<unknown>;
+) => Promise<ConsumedLetter[]>;
 
 /** A topic without an owner is not consumed. */
 export const owners: { [Topic in ConsumedTopic]?: Owner<Topic> } = {
-  'somabrain.memory.remember': (client, messages) =>
-    queueMemories(
+  async 'somabrain.memory.remember'(client, messages) {
+    const { foreign } = await queueMemories(
       client,
-      messages.map(({ message: { tenant, namespace, payload }, idempotencyKey }) => ({
-        tenant,
-        namespace,
-        payload,
-        idempotencyKey,
-      })),
-    ),
+      messages.map(({ message, ...own }) => ({ ...message, ...own })),
+    );
+    return foreign.map(({ record }) => ({ record, fault: KEY_OF_ANOTHER }));
+  },
 };
 
 export interface ConsumerDependencies {
@@ -89,8 +88,8 @@ export function handOver<Topic extends ConsumedTopic>(
   return async (records) => {
     const { messages, letters } = sort(topic, records);
     const work = async (client: pg.ClientBase) => {
-      if (messages.length > 0) await own(client, messages);
-      return writeConsumedLetters(client, letters);
+      const refused = messages.length > 0 ? await own(client, messages) : [];
+      return writeConsumedLetters(client, [...letters, ...refused]);
     };
     try {
       onDeadLetters(await withClient(pool, (client) => inTransaction(client, () => work(client))));
@@ -100,19 +99,15 @@ export function handOver<Topic extends ConsumedTopic>(
   };
 }
 
-/** Of a message that is there twice the first counts. */
 function sort<Topic extends ConsumedTopic>(topic: Topic, records: ConsumedRecord[]) {
-  const messages = new Map<string, Message<Topic>>();
+  const messages: Message<Topic>[] = [];
   const letters: ConsumedLetter[] = [];
   for (const record of records) {
     const understood = understand(topic, record, sha256);
     if ('fault' in understood) letters.push({ record, fault: understood.fault });
-    else if (!messages.has(understood.idempotencyKey)) {
-      const { ok: message, idempotencyKey } = understood;
-      messages.set(idempotencyKey, { message, idempotencyKey });
-    }
+    else messages.push({ message: understood.ok, idempotencyKey: understood.idempotencyKey, record });
   }
-  return { messages: [...messages.values()], letters };
+  return { messages, letters };
 }
 
 const sha256: Digest = (data) => createHash('sha256').update(data).digest('hex');
@@ -132,6 +127,7 @@ export function measureConsumers(consumers: TopicConsumer[]): void {
   const meter = Runtime.instance().metricMeter;
   const lags = meter.createGauge('consumer_lag', 'int', undefined, 'records that were not handed over yet');
   const pauses = meter.createGauge('consumer_paused', 'int', undefined, '1 while the owner is away');
+  const joins = meter.createGauge('consumer_joined', 'int', undefined, '1 while it is in its consumer group');
   const ages = meter.createGauge(
     'consumer_last_message_age_seconds',
     'float',
@@ -140,6 +136,7 @@ export function measureConsumers(consumers: TopicConsumer[]): void {
   );
   for (const consumer of consumers) {
     const { topic, state, partitions, lastMessageAt } = consumer.state();
+    joins.set(state === 'waiting' ? 0 : 1, { topic });
     pauses.set(state === 'paused' ? 1 : 0, { topic });
     for (const { partition, lag } of partitions) lags.set(lag, { topic, partition: String(partition) });
     if (lastMessageAt !== null) ages.set(Math.max(0, Date.now() - lastMessageAt) / 1000, { topic });

@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
 import type { Config } from './config.ts';
 import { canonicalJson } from './domain/canonicalJson.ts';
-import type { BreakerPlan, ComponentPlan, HealthPlan } from './domain/health.ts';
+import type { ComponentPlan, HealthPlan } from './domain/health.ts';
 import {
+  type BreakerPlan,
   COMPONENT_NAMES,
   COMPONENTS,
   type ComponentName,

@@ -115,25 +115,38 @@ export class Monitoring {
   }
 
   private async answerMetrics(response: ServerResponse): Promise<void> {
-    await this.measureBacklog().catch((error: unknown) => {
-      this.logger.warn({ error: describeError(error) }, 'outbox gauges keep their last values');
-    });
+    await Promise.all([
+      this.orKeepLast('outbox', () => this.measureOutbox()),
+      this.orKeepLast('memory', () => this.measureMemories()),
+    ]);
     measureConsumers(this.consumers);
     const metrics = await fetch(this.coreMetrics);
     response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4' }).end(await metrics.text());
   }
 
-  private async measureBacklog(): Promise<void> {
+  /** Each for itself: a slow count of one backlog does not freeze the gauges of the other. */
+  private async orKeepLast(gauges: string, measure: () => Promise<void>): Promise<void> {
+    await measure().catch((error: unknown) => {
+      this.logger.warn({ error: describeError(error) }, `${gauges} gauges keep their last values`);
+    });
+  }
+
+  private async measureMemories(): Promise<void> {
+    if (!this.watched) return;
+    const memories = await inTime(readMemoryBacklog(this.watched.pool));
+    const meter = Runtime.instance().metricMeter;
+    meter
+      .createGauge('memory_pending', 'int', undefined, 'memories that wait for SomaBrain')
+      .set(memories.pending);
+    meter
+      .createGauge('memory_oldest_pending_seconds', 'float', undefined, 'age of the oldest of them')
+      .set(memories.oldestSeconds);
+  }
+
+  private async measureOutbox(): Promise<void> {
     if (!this.watched) return;
     const { pool, deployment } = this.watched;
-    const late = new Promise<never>((_, reject) =>
-      setTimeout(
-        () => reject(new Error(`no answer from Postgres in ${BACKLOG_TIMEOUT_MS} ms`)),
-        BACKLOG_TIMEOUT_MS,
-      ).unref(),
-    );
-    const both = Promise.all([readBacklog(pool, deployment.outboxShards), readMemoryBacklog(pool)]);
-    const [backlog, memories] = await Promise.race([both, late]);
+    const backlog = await inTime(readBacklog(pool, deployment.outboxShards));
     const meter = Runtime.instance().metricMeter;
     const pending = meter.createGauge('outbox_messages_pending', 'int', undefined, 'rows that wait');
     const oldest = meter.createGauge(
@@ -148,12 +161,6 @@ export class Monitoring {
       undefined,
       'rows that Kafka cannot take',
     );
-    meter
-      .createGauge('memory_pending', 'int', undefined, 'memories that wait for SomaBrain')
-      .set(memories.pending);
-    meter
-      .createGauge('memory_oldest_pending_seconds', 'float', undefined, 'age of the oldest of them')
-      .set(memories.oldestSeconds);
     // A shard that is no more keeps no last value.
     this.shards = Math.max(this.shards, deployment.outboxShards);
     for (let shard = backlog.length; shard < this.shards; shard += 1)
@@ -165,6 +172,16 @@ export class Monitoring {
       parked.set(shard.parked, tags);
     }
   }
+}
+
+function inTime<T>(answer: Promise<T>): Promise<T> {
+  const late = new Promise<never>((_, reject) =>
+    setTimeout(
+      () => reject(new Error(`no answer from Postgres in ${BACKLOG_TIMEOUT_MS} ms`)),
+      BACKLOG_TIMEOUT_MS,
+    ).unref(),
+  );
+  return Promise.race([answer, late]);
 }
 
 const sdkLogger = (logger: Logger) => ({

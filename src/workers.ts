@@ -32,8 +32,9 @@ export interface Parts {
 }
 
 /**
- * Two workers, so that the relays' activities, a minute long each, never take the slots of the short ones. A relay
- * stops at once when asked and settles its batch; the short activities get the time that is left to finish.
+ * Three workers, so that the activities of the relays and of the memory sync, a minute long each, never take the slots of
+ * the short ones. A relay stops at once when asked and settles its batch, the sync ends its calls; the short activities
+ * get the time that is left to finish.
  */
 export async function createWorkers(parts: Parts): Promise<Worker[]> {
   const { config, resources } = parts;

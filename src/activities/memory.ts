@@ -6,7 +6,7 @@ import { describeError, OrchestratorError } from '../domain/errors.ts';
 import { MEMORY_REPORT_SIGNAL, type MemoryCounts, type MemorySyncReport } from '../domain/memories.ts';
 import { countDeadLetters } from './deadLetters.ts';
 import { onPostgres, toFailure } from './failure.ts';
-import { type MemorySyncDependencies, syncMemoriesUntil } from './memorySync.ts';
+import { type MemorySyncDependencies, SomaBrainInsight, syncMemoriesUntil } from './memorySync.ts';
 
 export interface MemoryActivityDependencies extends MemorySyncDependencies {
   /** For what is counted, beside the sync's own connection. */
@@ -22,6 +22,7 @@ const REPORT_INTERVAL_MS = 10_000;
 const NEWS_INTERVAL_MS = 3_000;
 
 export function createMemoryActivities(dependencies: MemoryActivityDependencies) {
+  const insight = new SomaBrainInsight();
   return {
     /**
      * Brings queued memories to SomaBrain for up to `runSeconds`, or until it is cancelled or its worker stops. Outages of
@@ -34,6 +35,7 @@ export function createMemoryActivities(dependencies: MemoryActivityDependencies)
       try {
         await syncMemoriesUntil(dependencies, {
           stop,
+          insight,
           onState: (state, lastError) => reporter.became(state, lastError),
           ...createMeters(reporter),
         });

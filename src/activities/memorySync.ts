@@ -14,6 +14,7 @@ import {
   type PendingMemory,
 } from '../domain/memories.ts';
 import { MemoryRamp, type RampTicket } from '../domain/memoryRamp.ts';
+import { MemoryTroubles } from '../domain/memoryTroubles.ts';
 import { MemoryTurns } from '../domain/memoryTurns.ts';
 import { HINTS_MS, MemoryHints } from './memoryHints.ts';
 
@@ -28,7 +29,16 @@ export interface MemorySyncDependencies {
   logger: Logger;
 }
 
+/** What a worker has learnt of SomaBrain. It outlives a run, so that an outage is not probed anew each minute. */
+export class SomaBrainInsight {
+  readonly ramp = new MemoryRamp();
+  readonly troubles = new MemoryTroubles();
+  /** Of the outage; null without one. */
+  lastError: string | null = null;
+}
+
 export interface MemorySyncRun {
+  insight: SomaBrainInsight;
   /** Aborted when the run is over: no call begins any more, and those under way get a moment to end. */
   stop: AbortSignal;
   onState(state: MemorySyncReport['state'], lastError: string | null): void;
@@ -87,7 +97,8 @@ class MemorySync {
   private readonly dependencies: MemorySyncDependencies;
   private readonly conduct: MemorySyncRun;
   private readonly turns = new MemoryTurns();
-  private readonly ramp = new MemoryRamp();
+  private readonly ramp: MemoryRamp;
+  private readonly troubles: MemoryTroubles;
   private readonly hints: MemoryHints;
   private readonly calls = new Set<Promise<void>>();
   private readonly cut = new AbortController();
@@ -95,11 +106,10 @@ class MemorySync {
   /** Aborted by whatever ends a rest. */
   private news = new AbortController();
   private cursor: TenantCursor = null;
-  private known = 0;
+  private knownTenants = 0;
   private poll = MIN_POLL_MS;
   private claimAt = 0;
   private waiting = false;
-  private lastError: string | null = null;
 
   constructor(
     client: pg.ClientBase,
@@ -111,6 +121,8 @@ class MemorySync {
     this.hints = new MemoryHints(client, book);
     this.dependencies = dependencies;
     this.conduct = run;
+    ({ ramp: this.ramp, troubles: this.troubles } = run.insight);
+    this.ramp.beGentle();
   }
 
   async run(): Promise<void> {
@@ -166,14 +178,14 @@ class MemorySync {
   /** Looks for memories when there are few tenants to choose from, and not before it is worth asking again. */
   private async claim(): Promise<void> {
     const now = Date.now();
-    const known = this.turns.known(now);
+    const known = this.known(now);
     // A tenant that is done may have more.
-    if (known.length < this.known) this.claimAt = 0;
-    this.known = known.length;
-    if (now < this.claimAt || this.ramp.pauseMs(now) > 0 || this.turns.ready(now) >= FEW_TENANTS) return;
+    if (known.length < this.knownTenants) this.claimAt = 0;
+    this.knownTenants = known.length;
+    if (now < this.claimAt || this.ramp.pauseMs(now) > 0 || this.turns.ready() >= FEW_TENANTS) return;
     const found = await this.claimInRing(known);
     this.turns.add(found);
-    this.known = this.turns.known(now).length;
+    this.knownTenants = this.known(now).length;
     if (found.length > 0) {
       this.poll = MIN_POLL_MS;
       this.claimAt = 0;
@@ -183,6 +195,11 @@ class MemorySync {
       this.claimAt = Date.now() + this.poll;
       await this.askToBeWoken();
     }
+  }
+
+  /** Tenants that must not be claimed now. */
+  private known(now: number): string[] {
+    return [...this.turns.known(), ...this.troubles.waiting(now)];
   }
 
   private async claimInRing(without: string[]): Promise<PendingMemory[]> {
@@ -212,8 +229,8 @@ class MemorySync {
   private call(): void {
     const isOver = () => this.conduct.stop.aborted || this.cut.signal.aborted;
     while (!isOver() && this.calls.size < this.ramp.calls) {
-      const now = Date.now();
-      const batch = this.ramp.pauseMs(now) > 0 ? undefined : this.turns.next(this.ramp.size, now);
+      const most = (tenant: string) => Math.min(this.ramp.size, this.troubles.size(tenant));
+      const batch = this.ramp.pauseMs(Date.now()) > 0 ? undefined : this.turns.next(most);
       if (!batch) return;
       const call = this.remember(batch, this.ramp.begin());
       this.calls.add(call);
@@ -223,38 +240,54 @@ class MemorySync {
 
   private async remember(batch: PendingMemory[], ticket: RampTicket): Promise<void> {
     const outcomes = isSendable(batch) ? await this.ask(batch, ticket) : [tooLarge(batch[0]!)];
-    this.turns.answered(batch, outcomes, Date.now());
+    this.turns.answered(batch, outcomes);
     this.answers.push({ batch, outcomes });
     this.news.abort();
   }
 
   private async ask(batch: OutgoingMemory[], ticket: RampTicket): Promise<MemoryOutcome[]> {
     const outcomes = await this.dependencies.store.remember(batch, this.cut.signal);
-    const away = outcomes.find((outcome) => outcome.kind === 'away');
-    const busy = outcomes.findIndex(({ kind }) => kind === 'busy');
-    // Without a word, a key that SomaBrain never lets go of would hold back its tenant in silence.
-    if (busy >= 0)
-      this.dependencies.logger.info({ key: batch[busy]!.key }, 'SomaBrain is busy with a memory');
-    if (!away) this.answered(ticket);
-    else if (!this.cut.signal.aborted) this.away(away, ticket);
+    if (this.cut.signal.aborted) return outcomes;
+    const { tenant } = batch[0]!;
+    const at = outcomes.findIndex(({ kind }) => kind === 'away' || kind === 'busy');
+    const problem = outcomes[at];
+    if (problem?.kind !== 'away') {
+      this.answered(batch, outcomes, ticket);
+      if (problem?.kind === 'busy') this.hold(batch[at]!, problem);
+    } else if (this.troubles.failed(tenant, Date.now())) {
+      this.hold(batch[at]!, problem);
+      return outcomes.map((outcome) =>
+        outcome.kind === 'away' ? { kind: 'busy', reason: outcome.reason } : outcome,
+      );
+    } else this.away(problem, ticket);
     return outcomes;
   }
 
-  private answered(ticket: RampTicket): void {
+  private answered([first]: OutgoingMemory[], outcomes: MemoryOutcome[], ticket: RampTicket): void {
     this.ramp.answered(ticket);
-    if (!this.ramp.isAway) this.lastError = null;
+    if (!this.ramp.isAway) this.conduct.insight.lastError = null;
+    const isStored = outcomes.some(({ kind }) => kind === 'stored');
+    this.troubles.answered(first!.tenant, isStored);
   }
 
-  private away({ reason, retryAfterMs }: Away, ticket: RampTicket): void {
+  /** The tenant waits, the others go on. Without a word, its memory would hold it back in silence. */
+  private hold({ tenant, key }: OutgoingMemory, { reason, retryAfterMs }: Held): void {
+    this.dependencies.logger.warn({ key, reason }, 'SomaBrain takes nothing of a tenant: it waits');
+    this.troubles.wait(tenant, reason, Date.now(), retryAfterMs);
+  }
+
+  private away({ reason, retryAfterMs }: Held, ticket: RampTicket): void {
     if (!this.ramp.isAway) this.dependencies.logger.warn({ reason }, 'SomaBrain is away');
     this.ramp.away(ticket, Date.now(), retryAfterMs);
-    this.lastError = reason;
+    this.conduct.insight.lastError = reason;
   }
 
   private tell(): void {
-    const isAtWork = this.calls.size > 0 || this.turns.ready(Date.now()) > 0;
-    const state = this.ramp.isAway ? 'waiting' : isAtWork ? 'syncing' : 'idle';
-    this.conduct.onState(state, this.lastError);
+    const isAtWork = this.calls.size > 0 || this.turns.ready() > 0;
+    // An outage during which the last memory was taken away is told no longer than its pause.
+    const isWaiting = this.ramp.isAway && (isAtWork || this.ramp.pauseMs(Date.now()) > 0);
+    const lastError = isWaiting ? this.conduct.insight.lastError : this.troubles.reason;
+    this.conduct.onState(isWaiting ? 'waiting' : isAtWork ? 'syncing' : 'idle', lastError);
   }
 
   /** Until there is something to do. */
@@ -266,7 +299,7 @@ class MemorySync {
     const pause = this.ramp.pauseMs(now);
     const ms = pause > 0 ? Math.min(pause, HINTS_MS) : Math.max(1, this.claimAt - now);
     // With enough to choose from, only an answer is news; the bound is for tenants that become ready by time.
-    const bounded = this.turns.ready(now) >= FEW_TENANTS && pause === 0 ? MAX_POLL_MS : ms;
+    const bounded = this.turns.ready() >= FEW_TENANTS && pause === 0 ? MAX_POLL_MS : ms;
     if (this.waiting && this.calls.size === 0) await this.dependencies.wakeUps.wait(bounded, signal);
     else await delay(bounded, undefined, { signal }).catch(() => {});
     if (this.waiting) this.claimAt = 0;
@@ -282,7 +315,10 @@ class MemorySync {
   }
 }
 
-type Away = Extract<MemoryOutcome, { kind: 'away' }>;
+interface Held {
+  reason: string;
+  retryAfterMs?: number;
+}
 
 const isSendable = (batch: PendingMemory[]): batch is (PendingMemory & OutgoingMemory)[] =>
   batch.every(({ payload }) => payload !== null);

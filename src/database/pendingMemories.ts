@@ -10,18 +10,31 @@ export interface QueuedMemory {
   idempotencyKey: string;
 }
 
+export interface Queueing<Queued extends QueuedMemory> {
+  /** How many are new or revived. */
+  queued: number;
+  /** Not queued: another tenant or namespace has their keys. */
+  foreign: Queued[];
+}
+
+/** Why a memory is among the foreign ones. */
+export const KEY_OF_ANOTHER = 'the idempotency key belongs to another tenant or namespace';
+
 /**
  * Queues memories in the given order, by one INSERT, in the caller's transaction. A key that is there already is not
  * queued again, except that a memory which had become a dead letter is revived: pending again, with no attempts, with
- * the payload that is given now and in its old place. Returns how many are new or revived. What Postgres refuses (NUL,
- * too long a tenant) is thrown as pg has it.
+ * the payload that is given now and in its old place. What Postgres refuses (NUL, too long a tenant) is thrown as pg has
+ * it.
  */
-export async function queueMemories(client: Queryable, memories: QueuedMemory[]): Promise<number> {
+export async function queueMemories<Queued extends QueuedMemory>(
+  client: Queryable,
+  memories: Queued[],
+): Promise<Queueing<Queued>> {
   // One INSERT must not meet a key twice; the first counts, as it would in two.
   const unique = [
     ...new Map(memories.toReversed().map((memory) => [memory.idempotencyKey, memory])).values(),
   ];
-  if (unique.length === 0) return 0;
+  if (unique.length === 0) return { queued: 0, foreign: [] };
   unique.reverse();
   const { rowCount } = await client.query({
     name: 'memories-queue',
@@ -35,7 +48,8 @@ export async function queueMemories(client: Queryable, memories: QueuedMemory[])
       ORDER BY place
       ON CONFLICT (idempotency_key) DO UPDATE
         SET dead_at = NULL, next_attempt_at = NULL, sync_attempts = 0, payload = EXCLUDED.payload
-        WHERE memory.dead_at IS NOT NULL`,
+        WHERE memory.dead_at IS NOT NULL
+          AND memory.tenant_id = EXCLUDED.tenant_id AND memory.namespace = EXCLUDED.namespace`,
     values: [
       unique.map(() => randomUUID()),
       unique.map(({ idempotencyKey }) => idempotencyKey),
@@ -44,5 +58,22 @@ export async function queueMemories(client: Queryable, memories: QueuedMemory[])
       unique.map(({ payload }) => JSON.stringify(payload)),
     ],
   });
-  return rowCount ?? 0;
+  return { queued: rowCount ?? 0, foreign: await foreignOf(client, memories) };
+}
+
+async function foreignOf<Queued extends QueuedMemory>(
+  client: Queryable,
+  memories: Queued[],
+): Promise<Queued[]> {
+  const { rows } = await client.query<{ key: string; tenant: string; namespace: string }>({
+    name: 'memories-owners',
+    text: `SELECT idempotency_key AS key, tenant_id AS tenant, namespace
+           FROM public.core_pendingmemory WHERE idempotency_key = ANY($1::text[])`,
+    values: [memories.map(({ idempotencyKey }) => idempotencyKey)],
+  });
+  const owners = new Map(rows.map((row) => [row.key, row]));
+  return memories.filter(({ idempotencyKey, tenant, namespace }) => {
+    const owner = owners.get(idempotencyKey);
+    return owner !== undefined && (owner.tenant !== tenant || owner.namespace !== namespace);
+  });
 }

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { OrchestratorError } from '../domain/errors.ts';
-import { DEFAULT_NAMESPACE, type MemoryStore } from '../domain/memories.ts';
+import { DEFAULT_NAMESPACE, type MemoryStore, tenantInKey } from '../domain/memories.ts';
 import { type Memory, memoryFaults, sortedJson } from '../domain/memoryFaults.ts';
-import { queueMemories } from './pendingMemories.ts';
+import { KEY_OF_ANOTHER, queueMemories } from './pendingMemories.ts';
 import type { Queryable } from './postgres.ts';
 
 export interface Remembered {
@@ -21,7 +21,8 @@ const HASH_DIGITS = 16;
  * With `direct`, SomaBrain is asked first, and the memory is queued only where it does not say that it has stored it
  * (an outage, a rejection). That call is no part of the transaction. Where memories of the tenant are waiting, this one
  * queues up behind them.
- * @throws OrchestratorError invalid_message, naming each field at fault; the transaction is still usable.
+ * @throws OrchestratorError invalid_message, naming each field at fault; idempotency_mismatch, if the key belongs to
+ *   another tenant or namespace. The transaction is still usable.
  */
 export async function remember(
   client: Queryable,
@@ -39,7 +40,8 @@ export async function remember(
     const [outcome] = await direct.remember([{ ...outgoing, attempts: 0 }]);
     if (outcome?.kind === 'stored') return { status: 'stored', idempotencyKey };
   }
-  await queueMemories(client, [queued]);
+  const { foreign } = await queueMemories(client, [queued]);
+  if (foreign.length > 0) throw new OrchestratorError('idempotency_mismatch', KEY_OF_ANOTHER);
   return { status: 'queued', idempotencyKey };
 }
 
@@ -47,7 +49,7 @@ export async function remember(
 function defaultKey(tenant: string, namespace: string, payload: unknown): string {
   const content = namespace === DEFAULT_NAMESPACE ? payload : [namespace, payload];
   const hash = sha256(sortedJson(content)).slice(0, HASH_DIGITS);
-  const key = `memory:${tenant}:${hash}`;
+  const key = `memory:${tenantInKey(tenant, sha256)}:${hash}`;
   return [...key].length <= KEY_LENGTH ? key : `memory:${sha256(tenant)}:${hash}`;
 }
 

@@ -84,8 +84,8 @@ function parseJson(value: Uint8Array | null): { json: unknown; text: string } | 
   }
 }
 
-/** What JSON can say and this service cannot keep. */
-function contentFault(value: unknown, depth = 1): string | undefined {
+/** What JSON can say and this service cannot keep; `depth` is that of the value itself. */
+export function contentFault(value: unknown, depth = 1): string | undefined {
   if (typeof value === 'string')
     return isStorable(value) ? undefined : 'a text in the value holds NUL or half a surrogate pair';
   if (typeof value === 'number')

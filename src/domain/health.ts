@@ -1,5 +1,5 @@
 // The words of health checking: what crosses the borders between the workflow, its activities and its users.
-import type { ComponentName } from './healthComponents.ts';
+import type { BreakerPlan, ComponentName, Edge } from './healthComponents.ts';
 
 /** Levels compare as numbers; people and neighbours see their names. */
 export const Level = { none: 0, minor: 1, moderate: 2, severe: 3, critical: 4 } as const;
@@ -12,9 +12,6 @@ export const levelName = (level: Level): LevelName =>
 /** Workflow type and only id of the health cycle: there is one a deployment. */
 export const HEALTH_WORKFLOW_ID = 'health-check-cycle';
 export const HEALTH_SUMMARY = 'checks all components, finds the roots of outages, tells of them once';
-
-/** How a dependent fares without what it depends on: hard, hardly; soft, with less. */
-export type Edge = 'hard' | 'soft';
 
 /** What the workflow has to know to judge; made by the worker from its configuration, and sent again when that changes. */
 export interface HealthPlan {
@@ -51,17 +48,6 @@ export interface ComponentPlan {
   breaker?: BreakerPlan;
 }
 
-export interface BreakerPlan {
-  /** So many failures in a row open it. */
-  failures: number;
-  /** The first time open; doubled each time that a trial fails, */
-  openSeconds: number;
-  /** up to this. */
-  maxOpenSeconds: number;
-  /** So many successful trials close it. */
-  trials: number;
-}
-
 /** What one probe found. `unknown` when it was the probing itself that failed: evidence of nothing. */
 export interface ProbeResult {
   outcome: 'up' | 'down' | 'unknown';
@@ -79,6 +65,8 @@ export interface ProbeResult {
   members?: Record<string, Omit<ProbeResult, 'members' | 'atLeast' | 'unrouted'>>;
 }
 
+export type ProbeResults = Partial<Record<ComponentName, ProbeResult>>;
+
 export interface ProbeRequest {
   /** Probes only these; by default all that have probes. */
   only?: ComponentName[];
@@ -88,7 +76,7 @@ export interface ProbeRequest {
 
 export interface ProbeReport {
   plan?: HealthPlan;
-  results: Partial<Record<ComponentName, ProbeResult>>;
+  results: ProbeResults;
 }
 
 export type TransitionEvent =

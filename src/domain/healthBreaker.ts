@@ -1,4 +1,4 @@
-import type { BreakerPlan } from './health.ts';
+import type { BreakerPlan } from './healthComponents.ts';
 
 /**
  * A circuit breaker that is fed by probes.

@@ -1,5 +1,5 @@
-import { type Edge, type HealthPlan, Level } from './health.ts';
-import { COMPONENT_NAMES, type ComponentName } from './healthComponents.ts';
+import { type HealthPlan, Level } from './health.ts';
+import { COMPONENT_NAMES, type ComponentName, type Edge } from './healthComponents.ts';
 
 /** How a component fares, roughly: what is told, and what explains what, goes by these and not by levels. */
 export const Class = { fine: 0, degraded: 1, failed: 2 } as const;

@@ -1,7 +1,5 @@
 // The platform's components: who depends on whom, which have circuit breakers, and what a person can do. From the
 // source's SERVICE_DEPENDENCIES and the platform's degradation monitor; `conversation_worker` is in its graph only.
-import type { BreakerPlan, Edge } from './health.ts';
-
 export const COMPONENT_NAMES = [
   'database',
   'kafka',
@@ -26,6 +24,20 @@ export type ComponentName = (typeof COMPONENT_NAMES)[number];
 
 export const isComponentName = (name: unknown): name is ComponentName =>
   COMPONENT_NAMES.includes(name as ComponentName);
+
+/** How a dependent fares without what it depends on: hard, hardly; soft, with less. */
+export type Edge = 'hard' | 'soft';
+
+export interface BreakerPlan {
+  /** So many failures in a row open it. */
+  failures: number;
+  /** The first time open; doubled each time that a trial fails, */
+  openSeconds: number;
+  /** up to this. */
+  maxOpenSeconds: number;
+  /** So many successful trials close it. */
+  trials: number;
+}
 
 interface ComponentFacts {
   dependsOn: Partial<Record<ComponentName, Edge>>;

@@ -7,6 +7,7 @@ import {
   Level,
   levelName,
   type ProbeResult,
+  type ProbeResults,
   type TransitionEvent,
 } from './health.ts';
 import { type BreakerState, CLOSED, tripped } from './healthBreaker.ts';
@@ -23,6 +24,7 @@ import { COMPONENT_NAMES, type ComponentName } from './healthComponents.ts';
 import { type Flapping, flapped, STEADY } from './healthFlapping.ts';
 import { type Evidence, isUnsettled, levelShown, NO_EVIDENCE, weigh } from './healthLevels.ts';
 import { composeNotice, NOTHING_TOLD, noticeDue, type Told } from './healthNotices.ts';
+import { sifted } from './healthSifting.ts';
 
 /** All that is known of a component from one cycle to the next. Plain JSON; times are epoch ms. */
 export interface ComponentState {
@@ -49,8 +51,6 @@ export interface ComponentState {
 export type Components = Record<ComponentName, ComponentState>;
 
 type Levels = Record<ComponentName, Level>;
-
-export type ProbeResults = Partial<Record<ComponentName, ProbeResult>>;
 
 export interface Moment {
   /** Epoch ms; later in each call. */
@@ -99,8 +99,9 @@ export function advance(
   found: ProbeResults,
   moment: Moment,
 ): { components: Components; record: HealthRecord } {
+  const hasFailed = (name: ComponentName) => before[name].evidence.level >= Level.severe;
   // A soft cycle asks only what is in doubt: that all of it hangs says nothing of our own network.
-  const results = moment.full ? sifted(plan, before, found) : found;
+  const results = moment.full ? sifted(plan, found, hasFailed) : found;
   const weighed = each((name) => observed(plan, name, before[name], results[name], moment));
   const levels = each((name) => ownLevel(weighed[name]));
   const standings = findRoots(plan, levels);
@@ -137,37 +138,6 @@ export function unsettled(plan: HealthPlan, components: Components): ComponentNa
     open.some((other) => components[name].standing.suppressedBy.includes(other)) ||
     dependentsOf(plan, name).some((other) => open.includes(other));
   return COMPONENT_NAMES.filter((name) => plan.components[name].monitoring === 'probed' && isWorthIt(name));
-}
-
-/** Fewer than these may well hang at the same time. */
-const MASS = 3;
-
-/**
- * That everything should hang at once, or that several cannot be found at once, is less likely than that our own network
- * or resolver fails. What has failed already, and what hangs because of another, does not count.
- */
-export function sifted(plan: HealthPlan, before: Components, results: ProbeResults): ProbeResults {
-  const isNew = (name: ComponentName) => before[name].evidence.level < Level.severe;
-  const lost = COMPONENT_NAMES.filter((name) => results[name]?.unrouted && isNew(name));
-  if (lost.length >= MASS) return blinded(results, lost, 'no way to several components at once');
-  const asked = COMPONENT_NAMES.filter((name) => results[name] && isWitness(results[name]));
-  if (!asked.every((name) => results[name]!.outcome === 'down' && results[name]!.timedOut)) return results;
-  const following = new Set(asked.flatMap((name) => dependentsOf(plan, name)));
-  if (asked.filter((name) => isNew(name) && !following.has(name)).length < MASS) return results;
-  return blinded(results, COMPONENT_NAMES, 'every probe timed out at once');
-}
-
-/** A group that only a tier on this host keeps up says nothing of the network. */
-const isWitness = ({ outcome, members = {} }: ProbeResult): boolean =>
-  outcome === 'down' || (outcome === 'up' && !Object.values(members).some(({ timedOut }) => timedOut));
-
-function blinded(results: ProbeResults, names: readonly ComponentName[], what: string): ProbeResults {
-  const error = `${what}: our own network is the likelier cause`;
-  const blind = names.flatMap((name) => {
-    const result = results[name];
-    return result ? [[name, { ...result, outcome: 'unknown' as const, error }]] : [];
-  });
-  return { ...results, ...Object.fromEntries(blind) };
 }
 
 /** The component with its probe weighed in, if that is evidence of anything. */

@@ -5,6 +5,10 @@ export const MEMORY_TOPIC = 'somabrain.memory.remember';
 /** The platform's own default. */
 export const DEFAULT_NAMESPACE = 'wm';
 
+/** A tenant as it stands in idempotency keys: none of its colons ends it, so no two tenants share a key. */
+export const tenantInKey = (tenant: string, digest: (tenant: string) => string): string =>
+  tenant.includes(':') ? digest(tenant) : tenant;
+
 /** A memory on its way to SomaBrain. */
 export interface OutgoingMemory {
   tenant: string;

@@ -1,3 +1,4 @@
+import { contentFault } from './consumedRecord.ts';
 import { MEMORY_LIMIT_BYTES } from './memories.ts';
 import { CHARACTERS, fitsColumn, jsonFault, shown } from './storable.ts';
 
@@ -7,7 +8,7 @@ export interface Memory {
   tenant: string;
   /** 1 to 100 characters; `wm` unless said. */
   namespace?: string;
-  /** A JSON object of at most 600,000 bytes. */
+  /** A JSON object of at most 600,000 bytes and 99 levels. */
   payload: Record<string, unknown>;
   /** 1 to 255 characters; by default made of tenant, namespace and content. */
   idempotencyKey?: string;
@@ -40,9 +41,11 @@ function payloadFault(payload: unknown): string {
   // What has a toJSON may become anything.
   if (!json?.startsWith('{')) return `payload must be a JSON object, got ${shown(payload)}`;
   const bytes = encoder.encode(json).length;
-  return bytes > MEMORY_LIMIT_BYTES
-    ? `payload must have at most ${MEMORY_LIMIT_BYTES} bytes as JSON, got ${bytes}`
-    : '';
+  if (bytes > MEMORY_LIMIT_BYTES)
+    return `payload must have at most ${MEMORY_LIMIT_BYTES} bytes as JSON, got ${bytes}`;
+  // A replay brings it by the topic, where the message is a level of its own.
+  const kept = contentFault(JSON.parse(json), 2);
+  return kept === undefined ? '' : `payload cannot be kept: ${kept}`;
 }
 
 /** JSON with the fields of every object in the order of their names, so that equal content has equal text. */

@@ -1,16 +1,11 @@
 import { MAX_CALL_BYTES, type MemoryOutcome, type PendingMemory } from './memories.ts';
 
-/** How long a tenant waits whose memory SomaBrain is working on already. */
-const BUSY_MS = 2_000;
-
 interface Turn {
   /** Claimed and not yet stored, in order; the head is what is being sent. */
   queue: PendingMemory[];
   calling: boolean;
   /** Answered, but not yet written down. */
   unsettled: number;
-  /** Not before this moment. */
-  notBefore: number;
 }
 
 /**
@@ -32,46 +27,45 @@ export class MemoryTurns {
     for (const memory of memories) {
       const turn = this.turns.get(memory.tenant);
       if (turn) turn.queue.push(memory);
-      else this.turns.set(memory.tenant, { queue: [memory], calling: false, unsettled: 0, notBefore: 0 });
+      else this.turns.set(memory.tenant, { queue: [memory], calling: false, unsettled: 0 });
     }
   }
 
-  /** Tenants that must not be claimed now; `now` in milliseconds. */
-  known(now: number): string[] {
-    for (const [tenant, turn] of this.turns) if (isOver(turn, now)) this.turns.delete(tenant);
+  /** Tenants that must not be claimed now. */
+  known(): string[] {
+    for (const [tenant, turn] of this.turns) if (isOver(turn)) this.turns.delete(tenant);
     return [...this.turns.keys()];
   }
 
   /** How many tenants could be called now. */
-  ready(now: number): number {
+  ready(): number {
     let ready = 0;
-    for (const turn of this.turns.values()) if (isReady(turn, now)) ready += 1;
+    for (const turn of this.turns.values()) if (isReady(turn)) ready += 1;
     return ready;
   }
 
-  /** The next call: at most `most` memories of one tenant and namespace. Undefined where nobody is ready. */
-  next(most: number, now: number): PendingMemory[] | undefined {
+  /** The next call: at most `most(tenant)` memories of one tenant and namespace. Undefined where nobody is ready. */
+  next(most: (tenant: string) => number): PendingMemory[] | undefined {
     for (const [tenant, turn] of this.turns) {
-      if (!isReady(turn, now)) continue;
+      if (!isReady(turn)) continue;
       turn.calling = true;
       this.turns.delete(tenant);
       this.turns.set(tenant, turn);
-      return leading(turn.queue, most);
+      return leading(turn.queue, most(tenant));
     }
     return undefined;
   }
 
   /** What became of a call. Its answers are unsettled until `settled` says otherwise. */
-  answered(batch: PendingMemory[], outcomes: MemoryOutcome[], now: number): void {
+  answered(batch: PendingMemory[], outcomes: MemoryOutcome[]): void {
     const turn = this.turns.get(batch[0]!.tenant)!;
     turn.calling = false;
     const final = outcomes.filter(({ kind }) => kind === 'stored' || kind === 'rejected').length;
     turn.unsettled += final;
     const kinds = new Set(outcomes.map(({ kind }) => kind));
     if (kinds.has('rejected') || kinds.has('busy')) {
-      // Claimed anew when it may go on: by then Postgres knows what holds it back.
+      // Claimed anew when it may go on: Postgres or MemoryTroubles know what holds it back.
       turn.queue = [];
-      if (kinds.has('busy')) turn.notBefore = now + BUSY_MS;
       return;
     }
     const left = batch.filter((_, index) => outcomes[index]?.kind !== 'stored');
@@ -85,11 +79,10 @@ export class MemoryTurns {
   }
 }
 
-const isReady = ({ queue, calling, notBefore }: Turn, now: number): boolean =>
-  !calling && queue.length > 0 && notBefore <= now;
+const isReady = ({ queue, calling }: Turn): boolean => !calling && queue.length > 0;
 
-const isOver = ({ queue, calling, unsettled, notBefore }: Turn, now: number): boolean =>
-  queue.length === 0 && !calling && unsettled === 0 && notBefore <= now;
+const isOver = ({ queue, calling, unsettled }: Turn): boolean =>
+  queue.length === 0 && !calling && unsettled === 0;
 
 /** The head of the queue as far as it fits into one call; always the first. */
 function leading(queue: PendingMemory[], most: number): PendingMemory[] {

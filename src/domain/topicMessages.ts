@@ -9,6 +9,7 @@ import {
   kindOf,
   parseObject,
 } from './consumedRecord.ts';
+import { tenantInKey } from './memories.ts';
 
 /** `somabrain.memory.remember`: something that SomaBrain shall remember. */
 export interface MemoryMessage {
@@ -100,7 +101,7 @@ const SHAPES: { [Topic in ConsumedTopic]: Shape<TopicMessages[Topic]> } = {
       namespace: (namespace as string | null | undefined) ?? 'wm',
       payload: payload as Fields,
     }),
-    idempotencyKey: ({ tenant, memoryId }) => `memory:${tenant}:${memoryId}`,
+    idempotencyKey: ({ tenant, memoryId }, digest) => `memory:${tenantInKey(tenant, digest)}:${memoryId}`,
   },
   'upload.retry': {
     fields: {

@@ -24,6 +24,7 @@ export interface TopicConsumerOptions {
   partitions: PartitionPlan;
   /**
    * Gets up to MAX_RECORDS records of one partition, in their order, and resolves when all of them have a durable owner.
+   * After a failure it gets half as many, down to one, so that a portion is not too much for it for ever.
    * May get records again, after whatever was killed: owners know them by their keys.
    */
   handle(records: ConsumedRecord[]): Promise<unknown>;
@@ -49,6 +50,8 @@ export interface TopicConsumerState {
 
 /** One transaction of the owner, or as many workflow starts. */
 export const MAX_RECORDS = 500;
+/** A portion ends when its values have so many bytes. */
+export const MAX_PORTION_BYTES = 8_000_000;
 
 /** A killed member's partitions move after this long. */
 const SESSION_TIMEOUT_MS = 10_000;
@@ -65,7 +68,7 @@ interface Progress {
   /** The first offset that was not handed over. */
   next: bigint;
   end: bigint;
-  /** In a row. */
+  /** Each success halves them. */
   failures: number;
   paused: boolean;
 }
@@ -199,8 +202,8 @@ export class TopicConsumer {
     const { batch, resolveOffset, heartbeat, commitOffsetsIfNecessary } = payload;
     const { topic, partition, messages } = batch;
     const progress = this.meet(partition, BigInt(messages[0]!.offset), batch.highWatermark);
-    for (let from = 0; from < messages.length && this.isActive(payload); from += MAX_RECORDS) {
-      const portion = messages.slice(from, from + MAX_RECORDS);
+    for (let from = 0; from < messages.length && this.isActive(payload); ) {
+      const portion = portionOf(messages, from, progress.failures);
       const records = portion.map((message) => toRecord(topic, partition, message));
       try {
         this.underWay = whileBeating(heartbeat, () => this.options.handle(records));
@@ -212,11 +215,12 @@ export class TopicConsumer {
       const last = portion.at(-1)!.offset;
       resolveOffset(last);
       // Behind the last of a batch there may be the markers of transactions.
-      const next = BigInt(from + portion.length === messages.length ? batch.lastOffset() : last) + 1n;
+      from += portion.length;
+      const next = BigInt(from === messages.length ? batch.lastOffset() : last) + 1n;
       await commitOffsetsIfNecessary({
         topics: [{ topic, partitions: [{ partition, offset: String(next) }] }],
       });
-      Object.assign(progress, { next, failures: 0 });
+      Object.assign(progress, { next, failures: progress.failures >> 1 });
       this.noteHandled(records);
       await heartbeat();
     }
@@ -274,6 +278,19 @@ export class TopicConsumer {
     if (problem !== this.lastError) logger.warn({ topic, error: problem }, 'the consumer waits');
     this.lastError = problem;
   }
+}
+
+/** The next records for the owner: the more failures, the fewer. */
+function portionOf(messages: KafkaMessage[], from: number, failures: number): KafkaMessage[] {
+  const most = Math.max(1, MAX_RECORDS >> Math.min(failures, 9));
+  let bytes = 0;
+  const fits = ({ value }: KafkaMessage, index: number) => {
+    bytes += value?.length ?? 0;
+    return index === 0 || bytes <= MAX_PORTION_BYTES;
+  };
+  const candidates = messages.slice(from, from + most);
+  const end = candidates.findIndex((message, index) => !fits(message, index));
+  return end === -1 ? candidates : candidates.slice(0, end);
 }
 
 const pauseAfter = (failures: number): number => Math.min(MIN_PAUSE_MS * 2 ** (failures - 1), MAX_PAUSE_MS);

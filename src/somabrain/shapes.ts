@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { MemoryOutcome, OutgoingMemory } from '../domain/memories.ts';
 import { type Answer, isObject } from './http.ts';
-import { verdictOnItem } from './verdict.ts';
+import { verdictOnItem, verdictOnStored } from './verdict.ts';
 
 /** One of the ways in which servers take memories. */
 export interface Shape {
@@ -32,7 +32,7 @@ const place = ({ tenant, namespace }: OutgoingMemory): [string, string][] => [
 const denied: MemoryOutcome = { kind: 'away', reason: 'SomaBrain answers 200 and says ok: false' };
 
 function one(body: NonNullable<Answer['body']>): MemoryOutcome[] {
-  return [body.ok === false ? denied : { kind: 'stored' }];
+  return [body.ok === false ? denied : verdictOnStored(body)];
 }
 
 /** SomaBrain's own API, many memories a call. */

@@ -8,11 +8,13 @@ type Said = Pick<Answer, 'status' | 'body'> & Partial<Pick<Answer, 'retryAfterMs
 
 /** What an answer other than a 2xx means for the memory that was sent. */
 export function verdictOn({ status, body, retryAfterMs, challenges = false }: Said): MemoryOutcome {
-  const reason = describe(status, body);
+  if (isDefinite(status) && !isMissing({ status, body }) && !isAboutUs(status, body, challenges))
+    return { kind: 'rejected', reason: describe(status, body) };
+  // Told without SomaBrain's words, which may show the memory: these reasons go into logs and Temporal's history.
+  const reason = describe(status, undefined);
   if (status === 409) return verdictOnConflict(reason, body, retryAfterMs);
   if (status === 425) return { kind: 'busy', reason };
   if (isMissing({ status, body })) return { kind: 'away', reason: `${reason}: no place to store memories` };
-  if (isDefinite(status) && !isAboutUs(status, body, challenges)) return { kind: 'rejected', reason };
   return { kind: 'away', reason, ...(retryAfterMs !== undefined && { retryAfterMs }) };
 }
 
@@ -23,20 +25,24 @@ export function verdictOn({ status, body, retryAfterMs, challenges = false }: Sa
 export function isMissing({ status, body }: Pick<Answer, 'status' | 'body'>): boolean {
   if (status !== 404) return status === 405;
   const said = wordsOf(body);
-  return typeof said !== 'string' || /^not found\.?$|^cannot post|^route\b/i.test(said.trim());
+  return typeof said !== 'string' || /^not found\.?$|^cannot post|\broute\b/i.test(said.trim());
 }
 
 /** A no that another try does not mend by itself. */
-const isDefinite = (status: number): boolean => status >= 400 && status < 500 && ![408, 429].includes(status);
+const isDefinite = (status: number): boolean =>
+  status >= 400 && status < 500 && ![408, 409, 425, 429].includes(status);
 
 /**
- * A missing or wrong token is not the memory's fault, else a changed token would make dead letters of everything. 403 is
- * told apart by the challenge, and by what FastAPI says where no token came at all.
+ * A missing or wrong token is not the memory's fault, else a changed token would make dead letters of everything. A 403
+ * is told apart by the challenge, and by its words. SomaBrain speaks JSON: what comes without is a proxy's, except that
+ * both may find a call too large.
  */
 const isAboutUs = (status: number, body: Answer['body'], challenges: boolean): boolean =>
   status === 401 ||
   status === 407 ||
-  (status === 403 && (challenges || /not authenticated/i.test(String(body?.detail))));
+  (body === undefined && ![413, 414].includes(status)) ||
+  (status === 403 &&
+    (challenges || /authenticat|token|credential|api.?key/i.test(JSON.stringify(wordsOf(body) ?? ''))));
 
 /**
  * 409 under a memory's own key: SomaBrain has seen the key before. Where it says that the memory is there, it is stored.
@@ -48,8 +54,9 @@ function verdictOnConflict(
   body: Answer['body'],
   retryAfterMs: number | undefined,
 ): MemoryOutcome {
-  const atWork = retryAfterMs !== undefined || /progress|processing|pending|in.flight|locked/i.test(reason);
-  const isThere = body?.deduplicated === true || /already|exists|duplicate/i.test(reason);
+  const words = JSON.stringify(wordsOf(body) ?? '');
+  const atWork = retryAfterMs !== undefined || /progress|processing|pending|in.flight|locked/i.test(words);
+  const isThere = body?.deduplicated === true || /already|exists|duplicate/i.test(words);
   return isThere && !atWork ? { kind: 'stored' } : { kind: 'busy', reason };
 }
 
@@ -78,5 +85,18 @@ export function verdictOnItem(result: unknown): MemoryOutcome {
   const failed = result.ok === false || (result.error !== undefined && result.error !== null);
   if (typeof status === 'number' && status >= 300) return verdictOn({ status, body: result });
   // SomaBrain took the batch and says no to this one.
-  return failed ? { kind: 'rejected', reason: describe(422, result) } : { kind: 'stored' };
+  return failed ? { kind: 'rejected', reason: describe(422, result) } : verdictOnStored(result);
+}
+
+/** SomaBrain may say yes while its store is away: then it has queued the memory, or it will lose it. */
+export function verdictOnStored(body: NonNullable<Answer['body']>): MemoryOutcome {
+  const { persisted_to_ltm, queued_for_ltm, deduplicated, warning, warnings } = body;
+  const isKept =
+    persisted_to_ltm !== false ||
+    queued_for_ltm === true ||
+    deduplicated === true ||
+    /queued/i.test(JSON.stringify([warning, warnings]));
+  return isKept
+    ? { kind: 'stored' }
+    : { kind: 'away', reason: 'SomaBrain answers 200, but has neither stored nor queued the memory' };
 }

@@ -28,8 +28,8 @@ export interface MemoryBehaviour {
     | 'redirect';
   /** Goes out with a number; seconds. */
   retryAfter: number | null;
-  /** Whether a payload with `"poison": true` is refused: in a batch alone, or with the whole batch. */
-  poison: 'alone' | 'with its batch' | 'taken';
+  /** What a payload with `"poison": true` does: it is refused, alone or with its batch, or it breaks every call. */
+  poison: 'alone' | 'with its batch' | 'breaks its call' | 'taken';
   /** Demanded as bearer token. */
   token: string | null;
   /** A longer body is a 413. */
@@ -93,8 +93,11 @@ export class MemoryShelf {
     const body = await text(request);
     const api = paths[request.url ?? '']!;
     if (!behaviour.apis.includes(api)) return send(response, 404, { detail: 'Not Found' });
-    if (behaviour.token !== null && request.headers.authorization !== `Bearer ${behaviour.token}`)
+    const { authorization } = request.headers;
+    if (behaviour.token !== null && authorization !== `Bearer ${behaviour.token}`) {
+      if (authorization) return send(response, 403, { detail: 'invalid token' });
       return send(response, 401, { detail: 'Unauthorized' });
+    }
     if (Buffer.byteLength(body) > behaviour.maxBytes)
       return send(response, 413, { detail: 'Request body too large' });
     if (typeof behaviour.memories === 'number') return refuse(response, behaviour);
@@ -117,6 +120,10 @@ export class MemoryShelf {
         : [{ key, value: (api === 'single' ? said.value : said.payload) as Item['value'] }];
     this.sizes.push(items.length);
     const isBad = ({ value }: Item) => behaviour.poison !== 'taken' && value.poison === true;
+    if (items.some(isBad) && behaviour.poison === 'breaks its call') {
+      send(response, 500, { detail: 'Internal Server Error' });
+      return;
+    }
     if (items.some(isBad) && (api !== 'batch' || behaviour.poison === 'with its batch')) {
       send(response, 422, { detail: 'poison' });
       return;

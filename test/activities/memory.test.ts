@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import type pg from 'pg';
+import { SomaBrainInsight } from '../../src/activities/memorySync.ts';
 import { hurryMemories, MemoryBook, readMemoryBacklog } from '../../src/database/memoryBook.ts';
 import { queueMemories } from '../../src/database/pendingMemories.ts';
 import { outboxDatabase } from '../support/database.ts';
@@ -106,6 +107,22 @@ suite('an outage of SomaBrain', () => {
     });
   }
 
+  test('that lasts longer than a run is not probed anew by the next one', async () => {
+    await using database = await outboxDatabase();
+    await using brain = await standInBrain({ memories: 503, retryAfter: 30 });
+    await insertMemories(database.client, [{ tenant: 'a' }]);
+    const insight = new SomaBrainInsight();
+    const waits = { state: 'waiting', lastError: 'SomaBrain answers 503' };
+    for (const _run of [1, 2]) {
+      await using sync = startSync(database, brain.url, {}, insight);
+      await eventually('the wait', () => sync.states.at(-1)?.state === 'waiting');
+      await sync.stop();
+      assert.deepEqual(sync.states.at(-1), waits);
+      if (_run === 2) assert.deepEqual(sync.states, [waits]);
+    }
+    assert.equal(brain.shelf.calls, 1);
+  });
+
   test('ends sooner for syncNow, and when the health cycle closes its gate', async () => {
     await using database = await outboxDatabase();
     const { client } = database;
@@ -124,6 +141,45 @@ suite('an outage of SomaBrain', () => {
       await client.query('UPDATE orchestrator.health_gate SET open_until = NULL');
       return (await countMemories(client)).synced === 1;
     });
+  });
+});
+
+suite('one tenant that SomaBrain does not get on with', () => {
+  test('a memory that breaks each call holds back its own tenant only, and the status says so', async () => {
+    await using database = await outboxDatabase();
+    const { client } = database;
+    await using brain = await standInBrain({ poison: 'breaks its call', delaySeconds: 0.005 });
+    await insertMemories(client, [
+      ...numberedMemories(4, 500),
+      { tenant: 'bad', payload: { number: 0 } },
+      { tenant: 'bad', payload: { poison: true } },
+      { tenant: 'bad', payload: { number: 2 } },
+    ]);
+    await using sync = startSync(database, brain.url);
+    await allSynced(client, 2_001);
+    const waits = sync.states.filter(({ state }) => state === 'waiting');
+    assert.ok(waits.length <= 2, `everybody waited ${waits.length} times`);
+    await eventually(
+      'the reason',
+      () => sync.states.at(-1)?.lastError === 'tenant bad waits: SomaBrain answers 500',
+    );
+    assert.equal((await countMemories(client)).attempts, 0);
+    brain.server.behave({ poison: 'taken' });
+    await allSynced(client, 2_003);
+    await eventually('no reason', () => sync.states.at(-1)?.lastError === null);
+  });
+
+  test('one that it says to be busy with is in the status', async () => {
+    await using database = await outboxDatabase();
+    await using brain = await standInBrain({ memories: 425 });
+    await insertMemories(database.client, [{ tenant: 'a' }]);
+    await using sync = startSync(database, brain.url);
+    await eventually(
+      'the reason',
+      () => sync.states.at(-1)?.lastError === 'tenant a waits: SomaBrain answers 425',
+    );
+    brain.server.behave({ memories: 'store' });
+    await allSynced(database.client, 1);
   });
 });
 
@@ -183,14 +239,17 @@ suite('a memory that SomaBrain rejects', () => {
       payload: { poison: true },
       idempotencyKey: 'memory:bad:1',
     };
-    assert.equal(await queueMemories(client, [memory, memory]), 1);
+    assert.equal((await queueMemories(client, [memory, memory])).queued, 1);
     await using _sync = startSync(database, brain.url);
     const { rows } = await client.query('SELECT id FROM core_pendingmemory');
     await hasteUntilDead(client, rows[0].id);
     brain.server.behave({ poison: 'taken' });
-    assert.equal(await queueMemories(client, [memory]), 1);
+    const foreign = { ...memory, tenant: 'other', payload: { stolen: true } };
+    assert.deepEqual(await queueMemories(client, [foreign]), { queued: 0, foreign: [foreign] });
+    assert.deepEqual((await countMemories(client)).dead, 1, 'it is revived for its own tenant only');
+    assert.equal((await queueMemories(client, [memory])).queued, 1);
     await allSynced(client, 1);
-    assert.equal(await queueMemories(client, [memory]), 0);
+    assert.deepEqual(await queueMemories(client, [memory]), { queued: 0, foreign: [] });
     assert.equal(brain.shelf.stored.size, 1);
   });
 

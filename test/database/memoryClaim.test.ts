@@ -74,6 +74,19 @@ test('left out are tenants that are under way, those whose first memory is not d
   assert.deepEqual([pending, tenants[0]], [6, { tenant: 'a', pending: 2 }]);
 });
 
+test('the oldest is found however many memories other tenants have', async () => {
+  await using database = await outboxDatabase();
+  const { client } = database;
+  await fill(client, 100_001, false);
+  await insertMemories(client, [{ tenant: 'zoe' }, { tenant: 'zoe' }]);
+  await client.query(`
+    UPDATE core_pendingmemory SET created_at = now() - interval '1 day'
+    WHERE tenant_id = 'zoe' AND sync_seq = (SELECT min(sync_seq) FROM core_pendingmemory WHERE tenant_id = 'zoe')`);
+  const { pending, oldestSeconds } = await readMemoryBacklog(client);
+  assert.equal(pending, 100_000, 'counted no further');
+  assert.ok(oldestSeconds >= 86_400, `${oldestSeconds} s`);
+});
+
 test('a claim of large memories is bounded by bytes, and always has the first', async () => {
   await using database = await outboxDatabase();
   const { client } = database;

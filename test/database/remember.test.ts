@@ -77,9 +77,25 @@ test('direct: stored by SomaBrain, or queued if that fails or the tenant has oth
   assert.equal((await countMemories(client)).pending, 3);
 });
 
+test('a key of another tenant or namespace is refused, and tenants share no default key', async () => {
+  await using database = await outboxDatabase();
+  const { client } = database;
+  const memory = { tenant: 'a', payload: {}, idempotencyKey: 'own' };
+  await client.query('BEGIN');
+  await remember(client, memory);
+  for (const other of [{ tenant: 'b' }, { namespace: 'ltm' }])
+    await assert.rejects(remember(client, { ...memory, ...other }), { code: 'idempotency_mismatch' });
+  assert.equal((await remember(client, memory)).status, 'queued', 'its own is known again');
+  const { idempotencyKey } = await remember(client, { tenant: 'a:b', payload: {} });
+  assert.match(idempotencyKey, /^memory:[0-9a-f]{64}:[0-9a-f]{16}$/);
+  await client.query('COMMIT');
+  assert.equal((await countMemories(client)).pending, 2);
+});
+
 suite('what cannot be remembered is refused in words, and the transaction goes on', () => {
   const circle: Record<string, unknown> = {};
   circle.self = circle;
+  const nested = (levels: number): object => (levels === 1 ? {} : { in: nested(levels - 1) });
   const bad: [string, unknown, RegExp][] = [
     ['no tenant', { payload: {} }, /^tenant must be a string of 1 to 255 characters/],
     ['an empty tenant', { tenant: ' ', payload: {} }, /^tenant must/],
@@ -96,6 +112,7 @@ suite('what cannot be remembered is refused in words, and the transaction goes o
     ['a circle', { tenant: 'a', payload: circle }, /^payload must be JSON: Converting circular/],
     ['a bigint', { tenant: 'a', payload: { n: 1n } }, /^payload must be JSON/],
     ['2 MB', { tenant: 'a', payload: { t: 'x'.repeat(2_000_000) } }, /at most 600000 bytes.*got 2000008$/],
+    ['100 levels', { tenant: 'a', payload: nested(100) }, /^payload cannot be kept: .*100 levels deep$/],
     ['too long a namespace', { tenant: 'a', namespace: 'n'.repeat(101), payload: {} }, /^namespace must/],
     ['too long a key', { tenant: 'a', payload: {}, idempotencyKey: 'k'.repeat(256) }, /^idempotencyKey must/],
   ];
@@ -109,6 +126,12 @@ suite('what cannot be remembered is refused in words, and the transaction goes o
       });
     });
   }
+
+  test('99 levels can be kept', async () => {
+    await using database = await outboxDatabase();
+    const payload = nested(99) as Memory['payload'];
+    assert.equal((await remember(database.client, { tenant: 'a', payload })).status, 'queued');
+  });
 
   test('255 emoji are a tenant, with a key that fits', async () => {
     await using database = await outboxDatabase();

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import fc from 'fast-check';
-import type { BreakerPlan } from '../../src/domain/health.ts';
 import { type BreakerState, CLOSED, tripped } from '../../src/domain/healthBreaker.ts';
+import type { BreakerPlan } from '../../src/domain/healthComponents.ts';
 import { DEFAULT_BREAKER } from '../../src/domain/healthComponents.ts';
 
 interface Probe {

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import fc from 'fast-check';
-import { type Edge, type HealthPlan, Level } from '../../src/domain/health.ts';
+import { type HealthPlan, Level } from '../../src/domain/health.ts';
 import { Class, classOf, dependentsOf, explain, findRoots } from '../../src/domain/healthCascade.ts';
-import { COMPONENT_NAMES, type ComponentName } from '../../src/domain/healthComponents.ts';
+import { COMPONENT_NAMES, type ComponentName, type Edge } from '../../src/domain/healthComponents.ts';
 import { healthPlan } from '../support/healthWorld.ts';
 
 type Levels = Record<ComponentName, Level>;

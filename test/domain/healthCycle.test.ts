@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
-import { type ProbeResults, unsettled } from '../../src/domain/healthCycle.ts';
+import type { ProbeResults } from '../../src/domain/health.ts';
+import { unsettled } from '../../src/domain/healthCycle.ts';
 import {
   Cycles,
   DOWN,

@@ -2,9 +2,8 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import fc from 'fast-check';
-import type { ProbeResult } from '../../src/domain/health.ts';
+import type { ProbeResult, ProbeResults } from '../../src/domain/health.ts';
 import { COMPONENT_NAMES, type ComponentName } from '../../src/domain/healthComponents.ts';
-import type { ProbeResults } from '../../src/domain/healthCycle.ts';
 import { Cycles, DOWN, events, everything, HUNG, PLAN, UP, world } from '../support/healthCycles.ts';
 import { healthPlan, type Incident } from '../support/healthWorld.ts';
 

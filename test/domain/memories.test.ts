@@ -9,6 +9,7 @@ import {
   type PendingMemory,
 } from '../../src/domain/memories.ts';
 import { MemoryRamp } from '../../src/domain/memoryRamp.ts';
+import { MemoryTroubles } from '../../src/domain/memoryTroubles.ts';
 import { MemoryTurns } from '../../src/domain/memoryTurns.ts';
 
 const memory = (tenant: string, number: number, fields: Partial<PendingMemory> = {}): PendingMemory => ({
@@ -55,12 +56,12 @@ suite('turns', () => {
         for (const [index, depth] of depths.entries()) turns.add(series(`t${index}`, depth));
         const order: string[] = [];
         for (
-          let batch = turns.next(1, 0);
+          let batch = turns.next(() => 1);
           batch && order.length < 3 * depths.length;
-          batch = turns.next(1, 0)
+          batch = turns.next(() => 1)
         ) {
           order.push(batch[0]!.tenant);
-          turns.answered(batch, [stored], 0);
+          turns.answered(batch, [stored]);
         }
         for (let round = 0; round < 3; round += 1) {
           const served = new Set(order.slice(round * depths.length, (round + 1) * depths.length));
@@ -82,29 +83,31 @@ suite('turns', () => {
       memory('a', 6),
     ]);
     const calls: number[][] = [];
-    for (let batch = turns.next(100, 0); batch; batch = turns.next(100, 0)) {
+    for (let batch = turns.next(() => 100); batch; batch = turns.next(() => 100)) {
       calls.push(batch.map(numberOf));
       turns.answered(
         batch,
         batch.map(() => stored),
-        0,
       );
     }
     assert.deepEqual(calls, [[0], [1], [2], [3], [4], [5], [6]]);
   });
 
-  test('a tenant is known until its answers are settled, a busy one until its time', () => {
+  test('a tenant is known until its answers are settled', () => {
     const turns = new MemoryTurns();
     turns.add([memory('a', 0), memory('b', 0)]);
-    const a = turns.next(1, 0)!;
-    const b = turns.next(1, 0)!;
-    assert.equal(turns.next(1, 0), undefined);
-    turns.answered(a, [stored], 0);
-    assert.deepEqual(turns.known(0), ['a', 'b']);
+    const a = turns.next(() => 1)!;
+    const b = turns.next(() => 1)!;
+    assert.equal(
+      turns.next(() => 1),
+      undefined,
+    );
+    turns.answered(a, [stored]);
+    assert.deepEqual(turns.known(), ['a', 'b']);
     turns.settled('a', 1);
-    assert.deepEqual(turns.known(0), ['b']);
-    turns.answered(b, [{ kind: 'busy', reason: '' }], 0);
-    assert.deepEqual([turns.known(1_999), turns.known(2_000)], [['b'], []]);
+    assert.deepEqual(turns.known(), ['b']);
+    turns.answered(b, [{ kind: 'busy', reason: '' }]);
+    assert.deepEqual(turns.known(), []);
   });
 });
 
@@ -115,7 +118,6 @@ class World {
   private readonly calling: PendingMemory[][] = [];
   private unsettled: [tenant: string, count: number][] = [];
   private readonly next = new Map<string, number>();
-  private now = 0;
 
   constructor(depths: number[]) {
     for (const [index, depth] of depths.entries()) this.queues.set(`t${index}`, series(`t${index}`, depth));
@@ -126,12 +128,11 @@ class World {
   }
 
   step(most: number, calls: number, fate: string): void {
-    this.now += 500;
     this.settle();
-    const known = new Set(this.turns.known(this.now));
+    const known = new Set(this.turns.known());
     for (const [tenant, queue] of this.queues) if (!known.has(tenant)) this.turns.add(queue.slice(0, 7));
     while (this.calling.length < calls) {
-      const batch = this.turns.next(most, this.now);
+      const batch = this.turns.next(() => most);
       if (!batch) break;
       const tenants = this.calling.map(([first]) => first!.tenant);
       assert.ok(!tenants.includes(batch[0]!.tenant), 'one call a tenant');
@@ -154,7 +155,7 @@ class World {
     const { tenant } = batch[0]!;
     const bad = fate === 'partly' ? 'away' : fate;
     const outcomes = batch.map((_, index) => outcome(index, good, bad));
-    this.turns.answered(batch, outcomes, this.now);
+    this.turns.answered(batch, outcomes);
     this.next.set(tenant, (this.next.get(tenant) ?? 0) + good);
     const final = outcomes.filter(({ kind }) => kind === 'stored' || kind === 'rejected').length;
     this.queues.set(tenant, this.queues.get(tenant)!.slice(good));
@@ -171,6 +172,44 @@ function outcome(index: number, good: number, bad: string): MemoryOutcome {
   if (index < good) return stored;
   return index === good ? { kind: bad as 'away', reason: '' } : { kind: 'unsent' };
 }
+
+suite('troubles', () => {
+  test('a first failure is everybody’s, a second one the tenant’s own if others were answered since', () => {
+    const troubles = new MemoryTroubles();
+    assert.ok(!troubles.failed('a', 0));
+    assert.ok(!troubles.failed('a', 0), 'nobody was answered since');
+    troubles.answered('b', true);
+    assert.ok(troubles.failed('a', 0));
+    assert.ok(!troubles.failed('b', 0), 'others may fail for another reason');
+    assert.deepEqual([troubles.waiting(0), troubles.reason], [[], null]);
+  });
+
+  test('it waits 2 s, 4 s, … up to 5 minutes, and says why; it goes on with one memory a call', () => {
+    const troubles = new MemoryTroubles();
+    let now = 0;
+    const waits = Array.from({ length: 9 }, () => {
+      troubles.wait('a', '503', now);
+      assert.deepEqual(troubles.waiting(now), ['a']);
+      const from = now;
+      while (troubles.waiting(now).length > 0) now += 1_000;
+      return (now - from) / 1_000;
+    });
+    assert.deepEqual(waits, [2, 4, 8, 16, 32, 64, 128, 256, 300]);
+    assert.deepEqual([troubles.size('a'), troubles.size('b')], [1, MAX_CALL_MEMORIES]);
+    assert.equal(troubles.reason, 'tenant a waits: 503');
+    troubles.answered('a', false);
+    assert.equal(troubles.reason, 'tenant a waits: 503', 'a rejection is no good news');
+    troubles.answered('a', true);
+    assert.deepEqual([troubles.size('a'), troubles.reason], [2, null]);
+    troubles.wait('a', '429', now, 20_000);
+    assert.deepEqual([troubles.waiting(now + 19_999), troubles.waiting(now + 20_000)], [['a'], []]);
+    for (let calls = 0; calls < 7; calls += 1) troubles.answered('a', true);
+    assert.ok(!troubles.failed('a', now), 'all is forgotten when its calls are full again');
+    troubles.wait('c', '503', now);
+    troubles.waiting(now + 62_000);
+    assert.equal(troubles.reason, null, 'its memory was taken away');
+  });
+});
 
 suite('the ramp', () => {
   test('one, two, four, … up to the bounds', () => {

@@ -77,6 +77,8 @@ test('the header is the key; a derived key that is too long for its column becom
   const derived = ask(MEMORY, long);
   const expected = `memory:${sha256(`memory:${long.tenant_id}:m-1`)}`;
   assert.equal('ok' in derived && derived.idempotencyKey, expected);
+  const colons = ask(MEMORY, { ...memory, tenant_id: 'acme:eu', memory_id: '7' });
+  assert.equal('ok' in colons && colons.idempotencyKey, `memory:${sha256('acme:eu')}:7`, 'not that of acme');
   for (const bad of ['', '🦊'.repeat(256), 'nul\0']) {
     const fault = faultOf(MEMORY, memory, { headers: { idempotency_key: bytes(bad) } });
     assert.equal(fault, 'the header idempotency_key must be a text of 1 to 255 characters');

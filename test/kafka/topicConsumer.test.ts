@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Message } from 'kafkajs';
+import { CompressionTypes, type Message } from 'kafkajs';
 import type { ConsumedRecord } from '../../src/domain/consumedRecord.ts';
 import { OrchestratorError } from '../../src/domain/errors.ts';
 import { MAX_RECORDS } from '../../src/kafka/topicConsumer.ts';
@@ -63,6 +63,38 @@ suite('a consumer', { concurrency: true }, () => {
     assert.ok(partitions.every(({ lag, paused }) => lag === 0 && !paused));
     assert.equal(lastMessageAt, Math.max(...portions.flat().map(({ timestamp }) => timestamp)));
     assert.equal(lastError, null);
+  });
+
+  test('what is too much for its owner comes in smaller portions', async () => {
+    const topic = uniqueTopic();
+    const got: string[] = [];
+    const sizes: number[] = [];
+    const handle = async (records: ConsumedRecord[]) => {
+      sizes.push(records.length);
+      if (records.length > 200) throw away();
+      got.push(...valuesOf(records));
+    };
+    await using consumer = startConsumer({ topic, handle });
+    await joined(consumer);
+    await send(topic, numbered(300));
+    await eventually('all of them', () => got.length === 300);
+    assert.deepEqual(got, expected(300));
+    assert.deepEqual(sizes, [300, 250, 125, 175]);
+  });
+
+  test('a portion of large values is bounded by bytes', async () => {
+    const topic = uniqueTopic();
+    const sizes: number[] = [];
+    const handle = async (records: ConsumedRecord[]) => sizes.push(records.length);
+    await using consumer = startConsumer({ topic, handle });
+    await joined(consumer);
+    const messages = Array.from({ length: 20 }, () => ({ partition: 0, value: 'x'.repeat(1_000_000) }));
+    const producer = testKafka().producer();
+    await producer.connect();
+    await producer.send({ topic, messages, compression: CompressionTypes.GZIP });
+    await producer.disconnect();
+    await eventually('all of them', () => sizes.reduce((sum, size) => sum + size, 0) === 20);
+    assert.deepEqual(sizes, [8, 8, 4]);
   });
 
   test('key, value, headers and place arrive as bytes; tombstones arrive as well', async () => {

@@ -60,6 +60,7 @@ test('a worker consumes what has an owner, as a group of its deployment, and mea
     const metrics = await (await fetch(`http://${bindAddress}/metrics`)).text();
     return [
       /^consumer_lag\{[^}]*partition="0"[^}]*\} 0$/m,
+      /^consumer_joined\{[^}]*topic="somabrain\.memory\.remember"[^}]*\} 1$/m,
       /^consumer_paused\{[^}]*topic="somabrain\.memory\.remember"[^}]*\} 0$/m,
       /^consumer_last_message_age_seconds\{[^}]*\} \d/m,
       /^dlq_messages\S* [1-9]/m,

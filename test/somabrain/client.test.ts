@@ -160,8 +160,8 @@ suite('what is not the memory’s fault', () => {
     ['gzip bomb', /more than 1 MiB/],
     ['10 MB', /more than 1 MiB/],
     ['redirect', /redirect \(307\)/],
-    ['stored, then 503', /503: circuit open/],
-    ['stored, then 504', /504: memory backend timeout/],
+    ['stored, then 503', /answers 503/],
+    ['stored, then 504', /answers 504/],
     ['stored, then drop', /no usable answer/],
   ];
   for (const [memories, reason] of nonsense) {
@@ -186,7 +186,7 @@ suite('what is not the memory’s fault', () => {
     const [outcome] = await brain.client.remember([memory('a')]);
     assert.deepEqual(outcome, {
       kind: 'away',
-      reason: 'SomaBrain answers 429: told to',
+      reason: 'SomaBrain answers 429',
       retryAfterMs: 7_000,
     });
     brain.server.behave({ memories: 'store', token: 'another' });

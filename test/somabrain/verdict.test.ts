@@ -18,10 +18,19 @@ test('what is about this service and not about the memory', () => {
   const kind = (status: number, body?: Record<string, unknown>, challenges = false) =>
     verdictOn({ status, body, challenges }).kind;
   assert.equal(kind(401), 'away');
-  assert.equal(kind(403), 'rejected');
+  assert.equal(kind(403, { detail: 'tenant acme may not write here' }), 'rejected');
+  assert.equal(kind(403, { detail: 'invalid token' }), 'away');
+  assert.equal(kind(403, { message: 'Invalid authentication credentials' }), 'away');
   assert.equal(kind(403, { detail: 'Not authenticated' }), 'away');
   assert.equal(kind(403, undefined, true), 'away');
   assert.equal(kind(407), 'away');
+  for (const status of [400, 403, 404, 410, 422])
+    assert.equal(kind(status), 'away', `${status} without JSON is a proxy's`);
+  assert.equal(kind(413), 'rejected', 'too large is too large, whoever says so');
+  const { reason } = verdictOn({ status: 503, body: { detail: 'no room for "my secret"' } }) as {
+    reason: string;
+  };
+  assert.equal(reason, 'SomaBrain answers 503', 'its words would go into logs and histories');
 });
 
 test('404 is a missing endpoint unless SomaBrain speaks in words of its own', () => {
@@ -31,6 +40,7 @@ test('404 is a missing endpoint unless SomaBrain speaks in words of its own', ()
     { detail: 'Not Found' },
     { error: 'Not Found', message: 'Route POST:/x not found' },
     { message: 'Cannot POST /x' },
+    { message: 'no Route matched with those values' },
   ]) {
     assert.ok(isMissing({ status: 404, body }), JSON.stringify(body));
     assert.equal(verdictOn({ status: 404, body }).kind, 'away');
@@ -50,6 +60,10 @@ test('an item of a batch: stored unless it says otherwise, in doubt if it is not
     [{ key: 'a', status: 422 }, 'rejected'],
     [{ key: 'a', ok: false, status: 503 }, 'away'],
     [{ key: 'a', ok: false, status_code: 429 }, 'away'],
+    [{ key: 'a', persisted_to_ltm: false }, 'away'],
+    [{ key: 'a', persisted_to_ltm: false, queued_for_ltm: true }, 'stored'],
+    [{ key: 'a', persisted_to_ltm: false, deduplicated: true }, 'stored'],
+    [{ key: 'a', persisted_to_ltm: false, warnings: ['memory-backend-unavailable: queued'] }, 'stored'],
     [undefined, 'away'],
     ['stored', 'away'],
   ];

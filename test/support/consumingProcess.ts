@@ -10,12 +10,14 @@ const { url, deploymentId, topics } = JSON.parse(process.env.CONSUMING!) as {
   topics: Record<ConsumedTopic, string>;
 };
 
-const intoTable: Owner<ConsumedTopic> = (client, messages: Message<ConsumedTopic>[]) =>
-  client.query(
-    `INSERT INTO owned (key, handed) SELECT key, 1 FROM unnest($1::text[]) AS message (key)
+const intoTable: Owner<ConsumedTopic> = async (client, messages: Message<ConsumedTopic>[]) => {
+  await client.query(
+    `INSERT INTO owned (key, handed) SELECT DISTINCT key, 1 FROM unnest($1::text[]) AS message (key)
      ON CONFLICT (key) DO UPDATE SET handed = owned.handed + 1`,
     [messages.map(({ idempotencyKey }) => idempotencyKey)],
   );
+  return [];
+};
 
 const pool = openPool(url);
 for (const [kind, topic] of Object.entries(topics) as [ConsumedTopic, string][]) {

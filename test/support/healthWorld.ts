@@ -1,19 +1,19 @@
 // A platform whose components break and mend at given times, with a clock of its own, watched as the workflow watches
 // the real one: everything every 30 s, and in between what is unsettled.
-import type { HealthPlan, HealthRecord, HealthRules, ProbeResult } from '../../src/domain/health.ts';
+import type {
+  HealthPlan,
+  HealthRecord,
+  HealthRules,
+  ProbeResult,
+  ProbeResults,
+} from '../../src/domain/health.ts';
 import {
   COMPONENT_NAMES,
   COMPONENTS,
   type ComponentName,
   DEFAULT_BREAKER,
 } from '../../src/domain/healthComponents.ts';
-import {
-  advance,
-  type Components,
-  type ProbeResults,
-  unknownComponents,
-  unsettled,
-} from '../../src/domain/healthCycle.ts';
+import { advance, type Components, unknownComponents, unsettled } from '../../src/domain/healthCycle.ts';
 import {
   DEFAULT_ERROR_RATES,
   DEFAULT_INTERVAL_SECONDS,

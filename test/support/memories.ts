@@ -1,7 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import { pino } from 'pino';
-import { type MemorySyncDependencies, syncMemoriesUntil } from '../../src/activities/memorySync.ts';
+import {
+  type MemorySyncDependencies,
+  SomaBrainInsight,
+  syncMemoriesUntil,
+} from '../../src/activities/memorySync.ts';
 import { MEMORY_CHANNEL } from '../../src/database/memoryBook.ts';
 import { OutboxWakeUps } from '../../src/database/outboxWakeUps.ts';
 import { describeError } from '../../src/domain/errors.ts';
@@ -56,6 +60,7 @@ export function startSync(
   database: { url: string },
   brainUrl: string,
   overrides: Partial<MemorySyncDependencies> = {},
+  insight = new SomaBrainInsight(),
 ) {
   const wakeUps = new OutboxWakeUps(database.url, MEMORY_CHANNEL);
   const controller = new AbortController();
@@ -71,8 +76,10 @@ export function startSync(
   };
   const done = syncMemoriesUntil(dependencies, {
     stop: controller.signal,
+    insight,
     onState: (state, lastError) => {
-      if (states.at(-1)?.state !== state) states.push({ state, lastError });
+      const last = states.at(-1);
+      if (last?.state !== state || last.lastError !== lastError) states.push({ state, lastError });
     },
     onSynced: (memories) => {
       counts.synced += memories;

@@ -167,6 +167,34 @@ test('a topic that was made anew has letters of its own at the same offsets', as
   await pool.end();
 });
 
+test('a message under another tenant’s key is a dead letter, and changes nothing of it', async () => {
+  await using database = await outboxDatabase();
+  const { client } = database;
+  const pool = openPool(database.url);
+  const record = (tenant: string, offset: number): ConsumedRecord => {
+    const value = Buffer.from(JSON.stringify({ memory_id: 'm', tenant_id: tenant, payload: { tenant } }));
+    const place = { topic: MEMORY, partition: 0, offset: String(offset), timestamp: 0, key: null };
+    return { ...place, value, headers: { idempotency_key: Buffer.from('shared') } };
+  };
+  const handle = handOver(pool, MEMORY, owners[MEMORY]!, () => {});
+  await handle([record('acme', 0), record('globex', 1), record('acme', 2)]);
+  await client.query('UPDATE core_pendingmemory SET dead_at = now()');
+  await handle([record('globex', 3)]);
+  const memories = await client.query(
+    'SELECT tenant_id, payload, dead_at IS NULL AS alive FROM core_pendingmemory',
+  );
+  assert.deepEqual(memories.rows, [{ tenant_id: 'acme', payload: { tenant: 'acme' }, alive: false }]);
+  const letters = await client.query(
+    `SELECT payload->>'offset' AS at, error_message FROM core_deadlettermessage ORDER BY 1`,
+  );
+  const error_message = 'the idempotency key belongs to another tenant or namespace';
+  assert.deepEqual(letters.rows, [
+    { at: '1', error_message },
+    { at: '3', error_message },
+  ]);
+  await pool.end();
+});
+
 test('memories and letters of a batch are kept together or not at all', async () => {
   await using database = await outboxDatabase();
   const pool = openPool(database.url);
