@@ -27,6 +27,11 @@ export const errorCatalogue = {
   idempotency_lost: { retryable: true },
   webhook_unavailable: { retryable: true },
   webhook_refused: { retryable: false },
+  storage_unavailable: { retryable: true },
+  storage_refused: { retryable: false },
+  // Another try reads and writes anew.
+  upload_corrupt: { retryable: true },
+  upload_refused: { retryable: false },
 } as const satisfies Record<string, { retryable: boolean }>;
 
 export type ErrorCode = keyof typeof errorCatalogue;
