@@ -1,4 +1,6 @@
+import { shown } from './storable.ts';
 import { UUID } from './uuid.ts';
+
 /** What `deadLetterReplay` takes. Nothing is needed: without any of it, all unresolved letters are replayed. */
 export interface DeadLetterReplayInput {
   /** Only letters of this original topic. */
@@ -158,9 +160,4 @@ function isCursor(value: unknown): boolean {
     [id, UUID],
   ];
   return parts.every(([part, form]) => typeof part === 'string' && form.test(part));
-}
-
-function shown(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > 80 ? `${text.slice(0, 77)}… (${text.length} characters)` : text;
 }
