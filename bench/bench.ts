@@ -5,8 +5,9 @@ import { createTestStack } from '../stack/testStack.ts';
 import { stackEnvironment } from '../test/support/stack.ts';
 import { outbox } from './outbox/outbox.ts';
 import { type Bench, Reporter } from './report.ts';
+import { storage } from './storage/storage.ts';
 
-const benches: Record<string, Bench> = { outbox };
+const benches: Record<string, Bench> = { outbox, storage };
 
 function usage(): string {
   const lines = Object.entries(benches).map(
@@ -30,7 +31,7 @@ async function main(): Promise<number> {
   }
   const stack = await createTestStack((line) => console.error(line));
   try {
-    await stack.start(['postgres', 'kafka', 'temporal']);
+    await stack.start(['postgres', 'kafka', 'temporal', 's3']);
     // The helpers of the tests find the stack here, and so do the processes that they start.
     Object.assign(process.env, stackEnvironment(stack));
     const reporter = new Reporter(name);

@@ -1,35 +1,26 @@
-import type { Client, WorkflowHandle } from '@temporalio/client';
+import type { Client } from '@temporalio/client';
 import type { Deployment } from './database/deployment.ts';
 import type { DeadLetterReplayInput, DeadLetterReplayStatus } from './domain/deadLetters.ts';
-import { HEALTH_SUMMARY, HEALTH_WORKFLOW_ID, type HealthTransition } from './domain/health.ts';
-import type { ComponentName } from './domain/healthComponents.ts';
-import type { Breakers, ComponentDetails, HealthStatus } from './domain/healthStatus.ts';
+import { HEALTH_SUMMARY, HEALTH_WORKFLOW_ID } from './domain/health.ts';
 import { MAINTENANCE_SUMMARY, type MaintenanceStatus } from './domain/maintenance.ts';
-import { MEMORY_SUMMARY, MEMORY_WORKFLOW_ID, type MemorySyncStatus } from './domain/memories.ts';
-import { type OutboxRelayStatus, relayWorkflowId } from './domain/outbox.ts';
-import { type OutboxDeliveryStatus, outboxDeliveryWorkflowId } from './domain/outboxDelivery.ts';
+import { MEMORY_SUMMARY, MEMORY_WORKFLOW_ID } from './domain/memories.ts';
+import { relayWorkflowId } from './domain/outbox.ts';
+import { outboxDeliveryWorkflowId } from './domain/outboxDelivery.ts';
+import { uploadSummary, uploadWorkflowId } from './domain/uploads.ts';
+import {
+  HealthCheckHandle,
+  JobHandle,
+  MemorySyncHandle,
+  OutboxDeliveryHandle,
+  OutboxRelayHandle,
+  UploadHandle,
+} from './workflowHandles.ts';
 import { deadLetterReplay } from './workflows/deadLetters.ts';
-import {
-  breakersQuery,
-  checkNowSignal,
-  componentQuery,
-  healthCheckCycle,
-  healthHistoryQuery,
-  healthStatusQuery,
-  maintenanceSignal,
-  pauseHealthSignal,
-  resumeHealthSignal,
-} from './workflows/health.ts';
+import { healthCheckCycle } from './workflows/health.ts';
 import { maintenance } from './workflows/maintenance.ts';
-import {
-  memoryStatusQuery,
-  memorySync,
-  pauseMemorySignal,
-  resumeMemorySignal,
-  syncNowSignal,
-} from './workflows/memory.ts';
-import { outboxRelay, pauseRelaySignal, relayStatusQuery, resumeRelaySignal } from './workflows/outbox.ts';
-import { discardSignal, type outboxDelivery, retryNowSignal } from './workflows/outboxDelivery.ts';
+import { memorySync } from './workflows/memory.ts';
+import { outboxRelay } from './workflows/outbox.ts';
+import { uploadRetry } from './workflows/uploads.ts';
 
 export { type Enqueued, enqueue } from './database/outbox.ts';
 export { type ProcessOnce, processOnce } from './database/processOnce.ts';
@@ -50,7 +41,18 @@ export type { Memory } from './domain/memoryFaults.ts';
 export type { OutboxRelayStatus } from './domain/outbox.ts';
 export type { OutboxDeliveryStatus } from './domain/outboxDelivery.ts';
 export type { OutboxMessage } from './domain/outboxMessage.ts';
+export type { UploadReceipt, UploadStatus } from './domain/uploads.ts';
+export { type QueuedUpload, queueUpload, type UploadToQueue } from './queueUpload.ts';
 export { SomaBrain, type SomaBrainOptions } from './somabrain/client.ts';
+
+export {
+  HealthCheckHandle,
+  JobHandle,
+  MemorySyncHandle,
+  OutboxDeliveryHandle,
+  OutboxRelayHandle,
+  UploadHandle,
+} from './workflowHandles.ts';
 
 export const DEFAULT_TASK_QUEUE = 'somaagent-orchestrator';
 
@@ -139,6 +141,23 @@ export class OrchestratorClient {
     return new OutboxDeliveryHandle(this.temporal.workflow.getHandle(outboxDeliveryWorkflowId(messageId)));
   }
 
+  /** The workflow of an upload, by its idempotency key. */
+  upload(idempotencyKey: string): UploadHandle {
+    return new UploadHandle(this.temporal.workflow.getHandle(uploadWorkflowId(idempotencyKey)));
+  }
+
+  /** Starts the workflow of an upload that orchestrator.upload has, also of a cancelled or failed one, unless it runs. */
+  async startUpload(idempotencyKey: string, filename = idempotencyKey): Promise<UploadHandle> {
+    const handle = await this.temporal.workflow.start(uploadRetry, {
+      workflowId: uploadWorkflowId(idempotencyKey),
+      taskQueue: this.taskQueue,
+      args: [{ idempotency_key: idempotencyKey }],
+      workflowIdConflictPolicy: 'USE_EXISTING',
+      staticSummary: uploadSummary(filename),
+    });
+    return new UploadHandle(handle);
+  }
+
   /**
    * Sends dead letters again; without a selection, all that are unresolved. `workflowId` says which replay this is: a
    * running one of that id is found.
@@ -155,145 +174,6 @@ export class OrchestratorClient {
       staticSummary: 'dead letters, sent again in the order of their keys',
     });
     return new JobHandle(handle);
-  }
-}
-
-/** A workflow that ends by itself, with its last status as its result. */
-export class JobHandle<Status> {
-  private readonly workflow: WorkflowHandle<Job<Status>>;
-
-  constructor(workflow: WorkflowHandle<Job<Status>>) {
-    this.workflow = workflow;
-  }
-
-  status(): Promise<Status> {
-    return this.workflow.query<Status>('status');
-  }
-
-  /** Waits for the end. @throws WorkflowFailedError if it failed or was cancelled */
-  result(): Promise<Status> {
-    return this.workflow.result();
-  }
-
-  /** Ends it after the step under way; what is done stays done. */
-  async cancel(): Promise<void> {
-    await this.workflow.cancel();
-  }
-}
-
-// biome-ignore lint/suspicious/noExplicitAny: whatever a workflow takes
-type Job<Status> = (...input: any[]) => Promise<Status>;
-
-/** A message that Kafka refused, on its way to delivery or to the dead letters. */
-export class OutboxDeliveryHandle extends JobHandle<OutboxDeliveryStatus> {
-  private readonly delivery: WorkflowHandle<typeof outboxDelivery>;
-
-  constructor(workflow: WorkflowHandle<typeof outboxDelivery>) {
-    super(workflow);
-    this.delivery = workflow;
-  }
-
-  /** Makes the next attempt now. */
-  retryNow(): Promise<void> {
-    return this.delivery.signal(retryNowSignal);
-  }
-
-  /** Gives the message up: it becomes a dead letter as soon as no attempt is under way. */
-  discard(): Promise<void> {
-    return this.delivery.signal(discardSignal);
-  }
-}
-
-export class OutboxRelayHandle {
-  private readonly workflow: WorkflowHandle<typeof outboxRelay>;
-
-  constructor(workflow: WorkflowHandle<typeof outboxRelay>) {
-    this.workflow = workflow;
-  }
-
-  status(): Promise<OutboxRelayStatus> {
-    return this.workflow.query(relayStatusQuery);
-  }
-
-  /** Delivery has ended once `status` says paused: the batch under way is finished first. */
-  pause(): Promise<void> {
-    return this.workflow.signal(pauseRelaySignal);
-  }
-
-  resume(): Promise<void> {
-    return this.workflow.signal(resumeRelaySignal);
-  }
-}
-
-export class HealthCheckHandle {
-  private readonly workflow: WorkflowHandle<typeof healthCheckCycle>;
-
-  constructor(workflow: WorkflowHandle<typeof healthCheckCycle>) {
-    this.workflow = workflow;
-  }
-
-  status(): Promise<HealthStatus> {
-    return this.workflow.query(healthStatusQuery);
-  }
-
-  /** @throws QueryNotRegisteredError that says why: before the first cycle, or for a name that is none */
-  component(name: ComponentName): Promise<ComponentDetails> {
-    return this.workflow.query(componentQuery, name);
-  }
-
-  /** The last transitions, the newest first; `limit` from 1 to 200, by default 50. */
-  history(limit?: number): Promise<HealthTransition[]> {
-    return limit === undefined
-      ? this.workflow.query(healthHistoryQuery)
-      : this.workflow.query(healthHistoryQuery, limit);
-  }
-
-  breakers(): Promise<Breakers> {
-    return this.workflow.query(breakersQuery);
-  }
-
-  /** Checks everything now. */
-  checkNow(): Promise<void> {
-    return this.workflow.signal(checkNowSignal);
-  }
-
-  pause(): Promise<void> {
-    return this.workflow.signal(pauseHealthSignal);
-  }
-
-  resume(): Promise<void> {
-    return this.workflow.signal(resumeHealthSignal);
-  }
-
-  /** No notices of `component` until then; checking goes on, and at the end people are told what differs. */
-  maintenance(component: ComponentName | 'all', until: Date | null): Promise<void> {
-    return this.workflow.signal(maintenanceSignal, { component, until: until?.toISOString() ?? null });
-  }
-}
-
-export class MemorySyncHandle {
-  private readonly workflow: WorkflowHandle<typeof memorySync>;
-
-  constructor(workflow: WorkflowHandle<typeof memorySync>) {
-    this.workflow = workflow;
-  }
-
-  status(): Promise<MemorySyncStatus> {
-    return this.workflow.query(memoryStatusQuery);
-  }
-
-  /** Tries SomaBrain now, instead of at the end of the wait that an outage began. */
-  syncNow(): Promise<void> {
-    return this.workflow.signal(syncNowSignal);
-  }
-
-  /** Nothing is sent any more once `status` says paused. */
-  pause(): Promise<void> {
-    return this.workflow.signal(pauseMemorySignal);
-  }
-
-  resume(): Promise<void> {
-    return this.workflow.signal(resumeMemorySignal);
   }
 }
 

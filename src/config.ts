@@ -26,6 +26,8 @@ export interface Config {
   s3: undefined | { endpoint: string; bucket: string; accessKeyId: string; secretAccessKey: string };
   storageDir: string | undefined;
   spoolDir: string | undefined;
+  /** What references to an upload's bytes may begin with, beside the spool and the own bucket. */
+  uploadSources: string[];
   backupDestination: string | undefined;
   healthConfig: string | undefined;
   /** Undefined: notices of the health cycle go to Kafka only. */
@@ -106,6 +108,19 @@ const topic = z
   .regex(/^(?!\.{1,2}$)[a-zA-Z0-9._-]{1,245}$/)
   .describe('a Kafka topic name of at most 245 letters, digits, dots, underscores or hyphens');
 
+const isSource = (prefix: string) => {
+  const url = URL.parse(prefix);
+  return url !== null && !/[@?#]/.test(prefix) && /^(https?|s3):\/\/[^/].*\/$/.test(url.href);
+};
+
+const sources = z
+  .string()
+  .transform((list) => list.split(',').map((prefix) => prefix.trim()))
+  .refine((list) => list.every(isSource))
+  // As references are compared.
+  .transform((list) => list.map((prefix) => new URL(prefix).href))
+  .describe('a comma-separated list of http://, https:// or s3:// prefixes, each ending with a slash');
+
 const variables = {
   SA01_DATABASE_URL: urlOf(
     ['postgresql:', 'postgres:'],
@@ -145,6 +160,7 @@ const variables = {
   AWS_SECRET_ACCESS_KEY: text('a secret access key').optional(),
   SA01_STORAGE_DIR: text('a directory').optional(),
   SA01_SPOOL_DIR: text('a directory').optional(),
+  SA01_UPLOAD_SOURCES: sources.default([]),
   SA01_BACKUP_DESTINATION: urlOf(
     ['file:', 's3:'],
     'file:///directory or s3://bucket/prefix',
@@ -266,6 +282,7 @@ function assemble(read: z.infer<typeof schema>): Config {
       : undefined,
     storageDir: read.SA01_STORAGE_DIR,
     spoolDir: read.SA01_SPOOL_DIR,
+    uploadSources: read.SA01_UPLOAD_SOURCES,
     backupDestination: read.SA01_BACKUP_DESTINATION,
     healthConfig: read.SA01_HEALTH_CONFIG,
     healthWebhook: read.SA01_HEALTH_WEBHOOK_URL

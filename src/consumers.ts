@@ -1,5 +1,6 @@
 // Which topics a worker consumes, and who owns what is on them.
 import { createHash } from 'node:crypto';
+import type { Client } from '@temporalio/client';
 import { Runtime } from '@temporalio/worker';
 import type { Kafka } from 'kafkajs';
 import type pg from 'pg';
@@ -9,9 +10,11 @@ import { type ConsumedLetter, writeConsumedLetters } from './database/deadLetter
 import type { Deployment } from './database/deployment.ts';
 import { KEY_OF_ANOTHER, queueMemories } from './database/pendingMemories.ts';
 import { fromPostgres, inTransaction, withClient } from './database/postgres.ts';
+import { takeUploads } from './database/uploads.ts';
 import type { ConsumedRecord } from './domain/consumedRecord.ts';
 import { type ConsumedTopic, type Digest, type TopicMessages, understand } from './domain/topicMessages.ts';
 import { TopicConsumer } from './kafka/topicConsumer.ts';
+import { startUploads, type UploadStarts } from './uploads.ts';
 
 export interface Message<Topic extends ConsumedTopic> {
   message: TopicMessages[Topic];
@@ -38,13 +41,37 @@ export const owners: { [Topic in ConsumedTopic]?: Owner<Topic> } = {
     );
     return foreign.map(({ record }) => ({ record, fault: KEY_OF_ANOTHER }));
   },
+
+  async 'upload.retry'(client, messages) {
+    const refused = await takeUploads(
+      client,
+      messages.map(({ message, ...own }) => ({ ...message, ...own })),
+    );
+    return refused.map(({ upload, fault }) => ({ record: upload.record, fault }));
+  },
 };
 
+/**
+ * What is to be done with messages once their owner has them, also when they come again. What it throws has them come
+ * again.
+ */
+export type Sequel<Topic extends ConsumedTopic> = (messages: Message<Topic>[]) => Promise<void>;
+
+/** Each upload that is not where it belongs yet gets its workflow, unless that runs already. */
+export const uploadSequel =
+  (starts: UploadStarts): Sequel<'upload.retry'> =>
+  (messages) =>
+    startUploads(
+      starts,
+      messages.map(({ idempotencyKey }) => idempotencyKey),
+    );
+
 export interface ConsumerDependencies {
-  config: Pick<Config, 'conversationTopic' | 'kafka'>;
+  config: Pick<Config, 'conversationTopic' | 'kafka' | 'taskQueue'>;
   deployment: Pick<Deployment, 'id'>;
   kafka: Kafka;
   pool: pg.Pool;
+  temporal: Client;
   logger: Logger;
 }
 
@@ -54,17 +81,27 @@ export function startConsumers({
   deployment,
   kafka,
   pool,
+  temporal,
   logger,
 }: ConsumerDependencies): TopicConsumer[] {
-  const { conversationTopic } = config;
+  const { conversationTopic, taskQueue } = config;
   const { defaultPartitions, createTopics } = config.kafka;
+  const sequels: { [Topic in ConsumedTopic]?: Sequel<Topic> } = {
+    'upload.retry': uploadSequel({ pool, temporal, taskQueue }),
+  };
   return (Object.keys(owners) as ConsumedTopic[]).map((topic) => {
     const consumer = new TopicConsumer({
       kafka,
       groupId: consumerGroup(deployment.id, topic),
       topic,
       partitions: { conversationTopic, defaultPartitions, createTopics },
-      handle: handOver(pool, topic, owners[topic] as Owner<typeof topic>, countDeadLetters),
+      handle: handOver(
+        pool,
+        topic,
+        owners[topic] as Owner<typeof topic>,
+        countDeadLetters,
+        sequels[topic] as Sequel<typeof topic> | undefined,
+      ),
       logger,
     });
     consumer.start();
@@ -77,13 +114,14 @@ export const consumerGroup = (deploymentId: string, topic: string): string =>
 
 /**
  * Hands records of a topic to their owner, and writes the dead letters of those that cannot be understood, in one
- * transaction. What it throws is an outage of the owner's: nothing of it was kept.
+ * transaction. What it throws is an outage: nothing of it was kept, or the sequel is still to be done.
  */
 export function handOver<Topic extends ConsumedTopic>(
   pool: pg.Pool,
   topic: Topic,
   own: Owner<Topic>,
   onDeadLetters: (letters: number) => void,
+  sequel?: Sequel<Topic>,
 ): (records: ConsumedRecord[]) => Promise<void> {
   return async (records) => {
     const { messages, letters } = sort(topic, records);
@@ -93,6 +131,7 @@ export function handOver<Topic extends ConsumedTopic>(
     };
     try {
       onDeadLetters(await withClient(pool, (client) => inTransaction(client, () => work(client))));
+      if (messages.length > 0) await sequel?.(messages);
     } catch (error) {
       throw fromPostgres(error);
     }

@@ -5,6 +5,7 @@ import type { Logger } from 'pino';
 import type { Config } from './config.ts';
 import { measureConsumers } from './consumers.ts';
 import { readMemoryBacklog } from './database/memoryBook.ts';
+import { countOpenUploads } from './database/openUploads.ts';
 import { readBacklog } from './database/outbox.ts';
 import { describeError, OrchestratorError } from './domain/errors.ts';
 import type { TopicConsumer } from './kafka/topicConsumer.ts';
@@ -118,6 +119,7 @@ export class Monitoring {
     await Promise.all([
       this.orKeepLast('outbox', () => this.measureOutbox()),
       this.orKeepLast('memory', () => this.measureMemories()),
+      this.orKeepLast('upload', () => this.measureUploads()),
     ]);
     measureConsumers(this.consumers);
     const metrics = await fetch(this.coreMetrics);
@@ -141,6 +143,18 @@ export class Monitoring {
     meter
       .createGauge('memory_oldest_pending_seconds', 'float', undefined, 'age of the oldest of them')
       .set(memories.oldestSeconds);
+  }
+
+  private async measureUploads(): Promise<void> {
+    if (!this.watched) return;
+    const open = await inTime(countOpenUploads(this.watched.pool));
+    const gauge = Runtime.instance().metricMeter.createGauge(
+      'uploads_open',
+      'int',
+      undefined,
+      'uploads that are not where they belong yet',
+    );
+    for (const [state, uploads] of Object.entries(open)) gauge.set(uploads, { state });
   }
 
   private async measureOutbox(): Promise<void> {

@@ -16,6 +16,9 @@ import type { OutboxTopics } from './domain/outboxTopics.ts';
 import { createKafka } from './kafka/client.ts';
 import { KafkajsOutboxPublisher, type OutboxPublisher } from './kafka/outboxPublisher.ts';
 import { connectionForProbes } from './probes/temporal.ts';
+import type { StorageTier } from './storage/tier.ts';
+import { openTiers } from './storage/tiers.ts';
+import { UploadSources } from './storage/uploadSources.ts';
 
 /** Everything the worker holds open. */
 export interface Resources {
@@ -30,6 +33,9 @@ export interface Resources {
   /** The connection that the workers poll by. */
   workerConnection: NativeConnection;
   namespace: string;
+  /** The storage tiers that are configured, best first. */
+  tiers: readonly StorageTier[];
+  uploadSources: UploadSources;
   close(): Promise<void>;
 }
 
@@ -60,6 +66,9 @@ export async function openResources(config: Config, logger: Logger, signal: Abor
     opened.push(probeConnection);
     const workerConnection = await patiently('Temporal', () => NativeConnection.connect(connectionOptions));
     opened.push(workerConnection);
+    const tiers = openTiers(config);
+    const uploadSources = new UploadSources({ ...config, allowed: config.uploadSources });
+    opened.push({ close: async () => uploadSources.close() });
     return {
       deployment,
       pool,
@@ -70,6 +79,8 @@ export async function openResources(config: Config, logger: Logger, signal: Abor
       probeConnection,
       workerConnection,
       namespace,
+      tiers,
+      uploadSources,
       close,
     };
   } catch (error) {

@@ -12,6 +12,7 @@ import { Monitoring } from './monitoring.ts';
 import type { HealthModel } from './probes/target.ts';
 import { openResources, type Resources, untilUp } from './resources.ts';
 import { keepSchedules } from './schedules.ts';
+import { resumeUploads } from './uploads.ts';
 import { createWorkers } from './workers.ts';
 
 /** What the process's end means to whoever started it. */
@@ -103,6 +104,9 @@ async function keepSingletons({
   const tryToKeepSchedules = scheduleKeeper({ config, logger, resources });
   while (!stop.aborted) {
     await tryToKeepSchedules();
+    await resumeUploads({ ...resources, taskQueue: config.taskQueue }).catch((error: unknown) => {
+      logger.warn({ error: describeError(error) }, 'uploads are looked after later');
+    });
     if (await changesWithin(SINGLETON_CHECK_MS, resources, stop)) {
       logger.info({ outboxShards }, 'the deployment has changed: opening again');
       return;

@@ -9,10 +9,15 @@ import { createMaintenanceActivities } from './activities/maintenance.ts';
 import { createMemoryActivities, createMemoryHurryActivities } from './activities/memory.ts';
 import { createOutboxActivities } from './activities/outbox.ts';
 import { createOutboxDeliveryActivities, startDeliveries } from './activities/outboxDelivery.ts';
+import { createUploadBytesActivities } from './activities/uploadBytes.ts';
+import { createUploadSweepActivities } from './activities/uploadSweep.ts';
+import { createUploadActivities } from './activities/uploads.ts';
 import type { Config } from './config.ts';
+import { tiersWorthTrying } from './database/uploadTiers.ts';
 import { memoryTaskQueue } from './domain/memories.ts';
 import { relayTaskQueue } from './domain/outbox.ts';
 import { OutboxTopics } from './domain/outboxTopics.ts';
+import { MAX_UPLOADS, uploadTaskQueue } from './domain/uploads.ts';
 import { tryKafka } from './kafka/trial.ts';
 import type { HealthModel } from './probes/target.ts';
 import { openPublisher, type Resources } from './resources.ts';
@@ -32,9 +37,9 @@ export interface Parts {
 }
 
 /**
- * Three workers, so that the activities of the relays and of the memory sync, a minute long each, never take the slots of
- * the short ones. A relay stops at once when asked and settles its batch, the sync ends its calls; the short activities
- * get the time that is left to finish.
+ * Four workers, so that the activities of the relays, of the memory sync and of the uploads never take the slots of the
+ * short ones. A relay stops at once when asked and settles its batch, the sync ends its calls, an upload begins anew
+ * elsewhere; the short activities get the time that is left to finish.
  */
 export async function createWorkers(parts: Parts): Promise<Worker[]> {
   const { config, resources } = parts;
@@ -67,7 +72,14 @@ export async function createWorkers(parts: Parts): Promise<Worker[]> {
     shutdownGraceTime: 0,
     maxConcurrentActivityTaskExecutions: 1,
   });
-  return [orchestrator, relay, memory];
+  const upload = await Worker.create({
+    ...common,
+    taskQueue: uploadTaskQueue(config.taskQueue),
+    activities: uploadBytesActivities(parts),
+    shutdownGraceTime: 0,
+    maxConcurrentActivityTaskExecutions: MAX_UPLOADS,
+  });
+  return [orchestrator, relay, memory, upload];
 }
 
 function shortActivities({ config, health, logger, resources, stop }: Parts) {
@@ -79,6 +91,7 @@ function shortActivities({ config, health, logger, resources, stop }: Parts) {
       retentionDays: config.outbox.retentionDays,
       stop,
     }),
+    ...createUploadSweepActivities({ ...resources, ...config, stop }),
     ...createHealthActivities({
       health,
       kafka: config.kafka,
@@ -87,6 +100,11 @@ function shortActivities({ config, health, logger, resources, stop }: Parts) {
     }),
     ...createMemoryHurryActivities(resources),
     ...createHealthRecordActivities({ pool: resources.pool, webhook: config.healthWebhook }),
+    ...createUploadActivities({
+      pool: resources.pool,
+      tierNames: tierNames(resources),
+      sources: resources.uploadSources,
+    }),
   };
 }
 
@@ -119,6 +137,19 @@ function memoryActivities({ config, logger, resources }: Parts) {
     logger,
   });
 }
+
+function uploadBytesActivities({ resources }: Parts) {
+  const { pool, tiers, uploadSources: sources } = resources;
+  const names = tierNames(resources);
+  return createUploadBytesActivities({
+    pool,
+    tiers,
+    tiersWorthTrying: () => tiersWorthTrying(pool, names),
+    sources,
+  });
+}
+
+const tierNames = ({ tiers }: Pick<Resources, 'tiers'>) => tiers.map(({ name }) => name);
 
 /** Also tells apart two workers of one host and one pid namespace, as containers have it. */
 const workerIdentity = `${process.pid}@${hostname()}-${randomUUID().slice(0, 8)}`;

@@ -12,7 +12,11 @@ export interface WorkerOptions {
 }
 
 /** Those of `npm start`. */
-const NODE_OPTIONS = ['--disable-warning=TimeoutNegativeWarning', '--max-semi-space-size=6', '--heap-growing-percent=50'];
+const NODE_OPTIONS = [
+  '--disable-warning=TimeoutNegativeWarning',
+  '--max-semi-space-size=6',
+  '--heap-growing-percent=50',
+];
 const MEMORY = { MALLOC_ARENA_MAX: '1', MALLOC_TRIM_THRESHOLD_: '131072' };
 const READY_WITHIN_MS = 60_000;
 

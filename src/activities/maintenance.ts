@@ -78,6 +78,11 @@ class Purge {
         undefined,
         "transitions of components' health that were deleted for their age",
       ),
+      uploads: metricMeter.createCounter(
+        'uploads_purged',
+        undefined,
+        'uploads that were cancelled before they were stored, and deleted later',
+      ),
     };
   }
 

@@ -11,6 +11,7 @@ import {
 import { MEMORY_TOPIC } from '../domain/memories.ts';
 import { type DeadLetterCode, MAX_BATCH_BYTES, REPLAY_HEADER } from '../domain/outbox.ts';
 import { deadLetterTopic } from '../domain/topics.ts';
+import { UPLOAD_TOPIC } from '../domain/uploads.ts';
 import type { Queryable } from './postgres.ts';
 
 /** An outbox row that became `dead` in this transaction. */
@@ -133,6 +134,42 @@ export async function writeMemoryLetters(client: Queryable, dead: DeadMemory[]):
       deadLetterTopic(MEMORY_TOPIC),
       MEMORY_REJECTED,
     ],
+  });
+}
+
+/**
+ * Writes the letter of an upload that was given up, with the payload of the topic upload.retry. Bytes that a message
+ * brought stay in the upload's row, and data_ref says so (ownBytes): a replay has them stored from there. Runs in the
+ * caller's transaction, the one that gave it up.
+ */
+export async function writeUploadLetter(
+  client: Queryable,
+  idempotencyKey: string,
+  { code, reason }: { code: string; reason: string },
+): Promise<void> {
+  await client.query({
+    name: 'dead-upload',
+    text: `
+      WITH dead AS (
+        SELECT NULL::uuid AS id, idempotency_key AS original_key, '{}'::jsonb AS headers, created_at,
+          octet_length(metadata::text) <= ${MAX_BATCH_BYTES} AS fits,
+          CASE WHEN length(filename) <= ${COLUMN_LENGTH} THEN filename END AS partition_key, greatest(attempts, 1) AS attempts,
+          $2::text AS code, $3::text AS reason, $4::text AS topic, $5::text AS dlq_topic,
+          jsonb_build_object('filename', filename, 'content_type', content_type, 'metadata', metadata, 'size', size,
+            'data_b64', NULL, 'data_ref', coalesce(data_ref, 'upload:' || idempotency_key)) AS payload
+        FROM orchestrator.upload WHERE idempotency_key = $1
+      ), letters AS (
+        INSERT INTO public.core_deadlettermessage
+          (id, original_topic, idempotency_key, payload, headers, error_message, error_type, attempts,
+           created_at, original_created_at, resolved, partition_key)
+        SELECT gen_random_uuid(), topic, original_key, payload, headers, reason, code, attempts,
+          now(), created_at, false, partition_key
+        FROM dead
+        RETURNING id AS letter_id, idempotency_key AS original_key
+      )
+      ${TELL}
+      FROM dead JOIN letters USING (original_key)`,
+    values: [idempotencyKey, code, reason, UPLOAD_TOPIC, deadLetterTopic(UPLOAD_TOPIC)],
   });
 }
 

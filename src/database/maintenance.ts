@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import {
+  CANCELLED_UPLOAD_DAYS,
   COUNT_BATCH_ROWS,
   HEALTH_RETENTION_DAYS,
   PURGE_BATCH_BYTES,
@@ -53,10 +54,20 @@ const TRANSITIONS: Purgeable = {
   bytes: 'coalesce(pg_column_size(error), 0)',
 };
 
+/** A row that names a tier may have bytes there: it stays until that is cleared. */
+const CANCELLED: Purgeable = {
+  table: 'orchestrator.upload',
+  time: 'updated_at',
+  range: "state = 'cancelled' AND updated_at < now() - make_interval(days => $2)",
+  due: "state = 'cancelled' AND updated_at < now() - make_interval(days => $2) AND touched_tiers = '{}'",
+  bytes: 'coalesce(pg_column_size(data), 0)',
+};
+
 const STAGES: Record<PurgeStage, Purgeable> = {
   published: PUBLISHED,
   idempotency: EXPIRED,
   health: TRANSITIONS,
+  uploads: CANCELLED,
 };
 
 /**
@@ -110,8 +121,8 @@ export async function connectForPurge(databaseUrl: string): Promise<pg.Client> {
 
 /**
  * Deletes the stage's next batch in one transaction, or counts it in a dry run. Published rows go that are older than
- * `retentionDays`, idempotency records that have expired, transitions of health older than HEALTH_RETENTION_DAYS; nothing
- * else, ever.
+ * `retentionDays`, idempotency records that have expired, transitions of health older than HEALTH_RETENTION_DAYS, uploads
+ * that were cancelled CANCELLED_UPLOAD_DAYS ago; nothing else, ever.
  */
 export async function purgeBatch(
   client: Queryable,
@@ -123,6 +134,7 @@ export async function purgeBatch(
     published: retentionDays,
     idempotency: 0,
     health: HEALTH_RETENTION_DAYS,
+    uploads: CANCELLED_UPLOAD_DAYS,
   };
   const { rows } = await client.query<PurgedBatch>({
     name: `purge-${stage}-${dryRun ? 'count' : 'delete'}`,

@@ -1,5 +1,6 @@
 // The words of health checking: what crosses the borders between the workflow, its activities and its users.
 import type { BreakerPlan, ComponentName, Edge } from './healthComponents.ts';
+import type { TierGate } from './uploadTiers.ts';
 
 /** Levels compare as numbers; people and neighbours see their names. */
 export const Level = { none: 0, minor: 1, moderate: 2, severe: 3, critical: 4 } as const;
@@ -128,10 +129,10 @@ export interface HealthNotice {
   };
 }
 
-/** Whether a component is worth trying. While `openUntil` is ahead, only trials are. */
+/** Whether a component, or a tier of the storage, is worth trying. While `openUntil` is ahead, only trials are. */
 export interface Gate {
-  component: ComponentName;
-  /** ISO 8601; null while the breaker is not open. */
+  component: ComponentName | TierGate;
+  /** ISO 8601; null while it is. */
   openUntil: string | null;
 }
 

@@ -25,6 +25,7 @@ import { type Flapping, flapped, STEADY } from './healthFlapping.ts';
 import { type Evidence, isUnsettled, levelShown, NO_EVIDENCE, weigh } from './healthLevels.ts';
 import { composeNotice, NOTHING_TOLD, noticeDue, type Told } from './healthNotices.ts';
 import { sifted } from './healthSifting.ts';
+import { judgeTiers, type TierStandings } from './uploadTiers.ts';
 
 /** All that is known of a component from one cycle to the next. Plain JSON; times are epoch ms. */
 export interface ComponentState {
@@ -46,6 +47,8 @@ export interface ComponentState {
   firstProbedAt: number | null;
   seenUp: boolean;
   maintenanceUntil: number | null;
+  /** Of the storage. */
+  tiers?: TierStandings;
 }
 
 export type Components = Record<ComponentName, ComponentState>;
@@ -125,6 +128,12 @@ export function advance(
       told: { level: levelAlone(state), at: moment.now, flapping: state.flapping.flapping },
     };
   });
+  if (results.storage) {
+    const during = { ...moment, intervalSeconds: plan.intervalSeconds };
+    const { tiers, gates } = judgeTiers(before.storage.tiers, results.storage, during);
+    components.storage.tiers = tiers;
+    record.gates.push(...gates);
+  }
   return { components, record };
 }
 

@@ -1,10 +1,18 @@
-/** What is purged, in this order: published rows of the outbox, expired idempotency records, transitions of health. */
-export const PURGE_STAGES = ['published', 'idempotency', 'health'] as const;
+import { isSweep, type Sweep, type Swept, type Unreachable } from './uploadSweep.ts';
+
+/**
+ * What is purged, in this order: published rows of the outbox, expired idempotency records, transitions of health, and
+ * uploads that were cancelled before they were stored.
+ */
+export const PURGE_STAGES = ['published', 'idempotency', 'health', 'uploads'] as const;
 export type PurgeStage = (typeof PURGE_STAGES)[number];
 export type Purged = Record<PurgeStage, number>;
 
 /** How long a transition of a component's health can be looked up. */
 export const HEALTH_RETENTION_DAYS = 30;
+
+/** How long a cancelled upload can be started again. */
+export const CANCELLED_UPLOAD_DAYS = 30;
 
 /**
  * One batch is one transaction of at most this many rows and, because deleting a large payload costs as much as many
@@ -42,6 +50,7 @@ export const completeCounts = (purged: Partial<Purged>): Purged => ({
   published: 0,
   idempotency: 0,
   health: 0,
+  uploads: 0,
   ...purged,
 });
 
@@ -82,11 +91,15 @@ export function advance(progress: PurgeProgress, batch: PurgedBatch): PurgeProgr
 export interface MaintenanceStatus {
   /** While Postgres is away the state is still `running`, and `last_error` says why it does not get on. */
   state: MaintenanceState;
-  /** Nothing is deleted: `purged` counts what would be. */
+  /** Nothing is deleted: `purged` and `swept` count what would be. */
   dry_run: boolean;
   purged: Purged;
   /** When the first published row was created that is too young to go; ISO 8601. Null: none, or not reached yet. */
   oldest_kept: string | null;
+  /** What uploads left behind, in the tiers and in the spool. */
+  swept: Swept;
+  /** Where that could not be found out, or not all of it, and why: a later run does it. */
+  unreachable: Unreachable;
   last_error: string | null;
   /** When `state` became what it is; ISO 8601. */
   since: string;
@@ -100,6 +113,7 @@ export interface MaintenanceInput {
   dryRun?: boolean;
   /** Where an earlier run of the same workflow stopped. */
   progress?: PurgeProgress;
+  sweep?: Sweep;
   /** Leaves for a new run at this many events; by default Temporal's own suggestion decides. */
   historyLimit?: number;
 }
@@ -124,6 +138,7 @@ export function maintenanceInputFaults(input: unknown): string[] {
 const FIELDS: Record<keyof MaintenanceInput, [isGood: (value: unknown) => boolean, expected: string]> = {
   dryRun: [(value) => typeof value === 'boolean', 'true or false'],
   progress: [isPurgeProgress, 'what an earlier run left: for a start leave it out'],
+  sweep: [isSweep, 'what an earlier run left: for a start leave it out'],
   historyLimit: [
     (value) => Number.isInteger(value) && (value as number) >= MIN_HISTORY,
     `a whole number from ${MIN_HISTORY} on`,
@@ -145,4 +160,4 @@ const isObject = (value: unknown): value is Record<string, unknown> =>
 
 /** What each run does, for people who look at the list of workflows. */
 export const MAINTENANCE_SUMMARY =
-  'deletes old published rows of core_outboxmessage, expired idempotency records and old transitions of health';
+  'deletes old published rows of core_outboxmessage, expired idempotency records, old transitions of health, and what uploads left behind';

@@ -115,7 +115,7 @@ const SHAPES: { [Topic in ConsumedTopic]: Shape<TopicMessages[Topic]> } = {
     keyedBy: 'filename',
     contradictions({ data_b64, data_ref, size }) {
       if (data_b64 == null && data_ref == null)
-        return ['data_b64 and data_ref are missing: nobody has the bytes'];
+        return ['data_b64 and data_ref are missing: the producer sent no bytes'];
       const bytes = data_b64 == null ? size : atob(data_b64 as string).length;
       return bytes === size ? [] : [`size is ${size}, but data_b64 holds ${bytes} bytes`];
     },
@@ -179,7 +179,8 @@ export function understand<Topic extends ConsumedTopic>(
   return { ok, idempotencyKey: header ?? fitting(shape.idempotencyKey(ok, digest), digest) };
 }
 
-const fitting = (key: string, digest: Digest): string =>
+/** A key that the columns hold: too long a one becomes a digest of itself. */
+export const fitting = (key: string, digest: Digest): string =>
   isText(key, COLUMN_LENGTH) ? key : `${key.slice(0, key.indexOf(':'))}:${digest(key)}`;
 
 function fieldFaults({ fields: rules }: Pick<Shape<unknown>, 'fields'>, fields: Fields): string[] {

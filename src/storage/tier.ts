@@ -32,7 +32,8 @@ export interface StorageTier {
    * nothing is written and that copy is verified and returned; what is half-written is never visible under the key.
    * @throws OrchestratorError storage_unavailable (an outage: another try, or another tier, may do), storage_refused (a
    *   definite no: forbidden, no such bucket, full, too large for the tier), upload_corrupt (the bytes read from `open`,
-   *   or the bytes found in the tier, are not those of `facts`)
+   *   or the bytes found in the tier, are not those of `facts`), upload_refused (another file's bytes have the key);
+   *   the reason of `signal`, if that aborts; OrchestratorErrors of `open` and of its stream as they are
    */
   store(
     key: string,

@@ -1,6 +1,7 @@
 import {
   ActivityCancellationType,
   ActivityFailure,
+  type ActivityOptions,
   ApplicationFailure,
   continueAsNew,
   defineQuery,
@@ -12,6 +13,7 @@ import {
   workflowInfo,
 } from '@temporalio/workflow';
 import type { MaintenanceActivities } from '../activities/maintenance.ts';
+import type { UploadSweepActivities } from '../activities/uploadSweep.ts';
 import {
   completeCounts,
   isPurgeProgress,
@@ -22,6 +24,7 @@ import {
   type PurgeProgress,
   purgeStart,
 } from '../domain/maintenance.ts';
+import { isSweep, NOTHING_SWEPT, type Sweep } from '../domain/uploadSweep.ts';
 
 export const maintenanceStatusQuery = defineQuery<MaintenanceStatus>('status');
 
@@ -30,7 +33,12 @@ const RUN_SECONDS = 60;
 
 /**
  * Deletes published rows of the outbox that are older than the workers' SA01_OUTBOX_RETENTION_DAYS, expired idempotency
- * records, and transitions of health that are older than 30 days; with `dryRun` it counts them. Ends when nothing is left that may go, and returns its status.
+ * records, transitions of health and cancelled uploads that are older than 30 days, and then what uploads left behind in
+ * the tiers and in the spool; with `dryRun` it counts them. Ends when nothing is left that may go, and returns its status.
+ *
+ *   purge Postgres, batch by batch ──nothing is left──▶ sweep spool and tiers ──▶ done
+ *
+ * A tier that is away is told and left for the next time; without Postgres it waits.
  */
 export async function maintenance(input: MaintenanceInput = {}): Promise<MaintenanceStatus> {
   const faults = maintenanceInputFaults(input);
@@ -40,9 +48,10 @@ export async function maintenance(input: MaintenanceInput = {}): Promise<Mainten
   });
   try {
     if (faults.length > 0) throw ApplicationFailure.nonRetryable(faults.join('; '), 'invalid_input');
-    while (run.progress.stage !== 'done') {
+    while (!run.isSwept) {
       if (isHistoryLong(input.historyLimit)) {
-        return await continueAsNew<typeof maintenance>({ ...input, progress: run.progress });
+        const { progress, sweep } = run;
+        return await continueAsNew<typeof maintenance>({ ...input, progress, sweep });
       }
       // Cancelled, the activity ends between two batches with a result; the next call throws the cancellation.
       await run.once();
@@ -56,55 +65,75 @@ export async function maintenance(input: MaintenanceInput = {}): Promise<Mainten
   }
 }
 
+const PATIENCE: ActivityOptions = {
+  heartbeatTimeout: '20 seconds',
+  // After these the status tells the error, and then it is tried again, without end.
+  retry: { initialInterval: '1 second', backoffCoefficient: 2, maximumAttempts: 3 },
+  cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+};
+
 class Maintenance {
   status: MaintenanceStatus;
   progress: PurgeProgress;
+  sweep: Sweep;
+  isSwept = false;
   private readonly dryRun: boolean;
-  private readonly purge: MaintenanceActivities['purge'];
+  private readonly activities: Pick<MaintenanceActivities, 'purge'> &
+    Pick<UploadSweepActivities, 'sweepUploads'>;
 
-  constructor({ dryRun = false, progress = purgeStart() }: MaintenanceInput) {
+  constructor({ dryRun = false, progress = purgeStart(), sweep = NOTHING_SWEPT }: MaintenanceInput) {
     this.dryRun = dryRun;
     this.progress = progress;
+    this.sweep = sweep;
     this.status = {
       state: 'running',
       dry_run: dryRun,
-      purged: completeCounts(progress.purged),
-      oldest_kept: progress.oldestKept,
+      ...told(progress, sweep),
       last_error: null,
       since: new Date().toISOString(),
     };
-    ({ purge: this.purge } = proxyActivities<MaintenanceActivities>({
+    const summary = dryRun ? 'counts what would go' : 'deletes in small batches';
+    const { purge } = proxyActivities<MaintenanceActivities>({
+      ...PATIENCE,
       startToCloseTimeout: '3 minutes',
-      heartbeatTimeout: '20 seconds',
-      // After these the status tells the error, and then it is tried again, without end.
-      retry: { initialInterval: '1 second', backoffCoefficient: 2, maximumAttempts: 3 },
-      cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-      summary: dryRun ? 'counts what would go' : 'deletes in small batches',
-    }));
+      summary,
+    });
+    const { sweepUploads } = proxyActivities<UploadSweepActivities>({
+      ...PATIENCE,
+      startToCloseTimeout: '1 hour',
+      summary,
+    });
+    this.activities = { purge, sweepUploads };
   }
 
   /** One activity; in an outage, the wait before the next one. */
   async once(): Promise<void> {
-    const { dryRun, progress } = this;
     try {
-      this.accept(await this.purge({ dryRun, progress, runSeconds: RUN_SECONDS }), null);
+      await (this.progress.stage === 'done' ? this.sweepOnce() : this.purgeOnce());
+      this.tell(null);
     } catch (error) {
       if (!(error instanceof ActivityFailure) || isCancellation(error)) throw error;
       if (error.retryState === 'NON_RETRYABLE_FAILURE') throw error;
-      this.accept(progressOf(error) ?? progress, describe(error));
+      this.progress = detailOf(error, isPurgeProgress) ?? this.progress;
+      this.sweep = detailOf(error, isSweep) ?? this.sweep;
+      this.tell(describe(error));
       await sleep('10 seconds', { summary: 'until the next try' });
     }
   }
 
-  accept(progress: PurgeProgress, lastError: string | null): void {
-    const { purged, oldestKept } = progress;
-    this.progress = progress;
-    this.status = {
-      ...this.status,
-      purged: completeCounts(purged),
-      oldest_kept: oldestKept,
-      last_error: lastError,
-    };
+  private async purgeOnce(): Promise<void> {
+    const { dryRun, progress } = this;
+    this.progress = await this.activities.purge({ dryRun, progress, runSeconds: RUN_SECONDS });
+  }
+
+  private async sweepOnce(): Promise<void> {
+    const { dryRun, sweep } = this;
+    this.sweep = await this.activities.sweepUploads({ dryRun, sweep });
+    this.isSwept = true;
+  }
+
+  private tell(lastError: string | null): void {
+    this.status = { ...this.status, ...told(this.progress, this.sweep), last_error: lastError };
     this.show();
   }
 
@@ -119,13 +148,31 @@ class Maintenance {
   }
 
   private show(): void {
-    const { state, dry_run, purged, last_error } = this.status;
-    const verb = dry_run ? 'would be purged' : 'purged';
-    setCurrentDetails(
-      `**${state}** · ${purged.published} published rows, ${purged.idempotency} idempotency records and ${purged.health} transitions of health ${verb}${last_error ? `\n\n${last_error}` : ''}`,
-    );
+    const { state, dry_run, purged, swept, unreachable, last_error } = this.status;
+    const counts = [
+      `${purged.published} published rows`,
+      `${purged.idempotency} idempotency records`,
+      `${purged.health} transitions of health`,
+      `${purged.uploads} cancelled uploads`,
+      `${swept.stranded} stranded copies`,
+      `${swept.leftovers} copies that nobody needs`,
+      `${swept.spool_files} spooled files`,
+    ];
+    const lines = [
+      `**${state}** · ${dry_run ? 'would be removed' : 'removed'}: ${counts.join(', ')}`,
+      ...Object.entries(unreachable).map(([place, reason]) => `${place} cannot be reached: ${reason}`),
+      ...(last_error ? [last_error] : []),
+    ];
+    setCurrentDetails(lines.join('\n\n'));
   }
 }
+
+const told = ({ purged, oldestKept }: PurgeProgress, { swept, unreachable }: Sweep) => ({
+  purged: completeCounts(purged),
+  oldest_kept: oldestKept,
+  swept,
+  unreachable,
+});
 
 /** As in every status: the code, then the message. */
 function describe(error: ActivityFailure | ApplicationFailure): string {
@@ -134,9 +181,9 @@ function describe(error: ActivityFailure | ApplicationFailure): string {
 }
 
 /** How far an activity came before it failed. */
-function progressOf({ cause }: ActivityFailure): PurgeProgress | undefined {
-  const [progress] = cause instanceof ApplicationFailure ? (cause.details ?? []) : [];
-  return isPurgeProgress(progress) ? progress : undefined;
+function detailOf<T>({ cause }: ActivityFailure, isIt: (value: unknown) => value is T): T | undefined {
+  const [detail] = cause instanceof ApplicationFailure ? (cause.details ?? []) : [];
+  return isIt(detail) ? detail : undefined;
 }
 
 function isHistoryLong(limit: number | undefined): boolean {

@@ -69,6 +69,7 @@ test("Without any variable it points at the compose file's published ports", () 
     s3: undefined,
     storageDir: undefined,
     spoolDir: undefined,
+    uploadSources: [],
     backupDestination: undefined,
     healthConfig: undefined,
     healthWebhook: undefined,
@@ -91,6 +92,7 @@ test('Good values come out parsed', () => {
     SA01_REDIS_URL: 'rediss://:a%20password@redis.internal',
     SA01_DATABASE_URL: 'postgresql:///somaagent_core?host=/run/postgresql',
     SA01_OUTBOX_SHARDS: '64',
+    SA01_UPLOAD_SOURCES: 'https://Files.internal:443/in/, s3://inbox/',
   });
   assert.deepEqual(config.kafka, {
     brokers: ['kafka-0:9092', 'kafka-1:9093', '[::1]:9094'],
@@ -111,6 +113,7 @@ test('Good values come out parsed', () => {
     secret: 'a-secret',
   });
   assert.equal(config.outbox.shards, 64);
+  assert.deepEqual(config.uploadSources, ['https://files.internal/in/', 's3://inbox/']);
   assert.deepEqual(readConfig({ SA01_KAFKA_SSL: 'true' }).kafka.ssl, {});
   assert.equal(readConfig({ SA01_BACKUP_DESTINATION: 'file:///b' }).backupDestination, 'file:///b');
 });
@@ -138,6 +141,7 @@ const badValues: [name: string, ...values: string[]][] = [
   ['SA01_TASK_QUEUE', 'q'.repeat(1001)],
   ['SA01_METRICS_ADDRESS', '9464', ':9464', '::1:9464', '127.0.0.1:0'],
   ['SA01_BACKUP_DESTINATION', '/var/backups', 'file://var/backups', 's3:///prefix', 'https://bucket'],
+  ['SA01_UPLOAD_SOURCES', 'https://files.internal/in', 'file:///tmp/', 'https://a/,,', 'files/'],
   ['SA01_OUTBOX_SHARDS', '0', '65', '2,5'],
   ['SA01_OUTBOX_RETENTION_DAYS', '0', '36501', '1.5', '7d'],
   ['SA01_LOG_LEVEL', 'verbose', 'INFO'],

@@ -7,6 +7,7 @@ import { connectForPurge, oldestKept, purgeBatch } from '../../src/database/main
 import { migrate } from '../../src/database/migrate.ts';
 import {
   advance,
+  completeCounts,
   PURGE_BATCH_ROWS,
   type Purged,
   type PurgeProgress,
@@ -111,7 +112,7 @@ suite('what goes and what stays', () => {
       const still = await kept(database.client);
       const gone = ages.filter((_, index) => !still.has(ids[index]!)).map(([name]) => name);
       assert.deepEqual(gone, status === 'published' ? ['published 8 days ago'] : []);
-      assert.deepEqual(purged, { published: gone.length, idempotency: 0, health: 0 });
+      assert.deepEqual(purged, completeCounts({ published: gone.length }));
     });
   }
 
@@ -194,6 +195,23 @@ suite('what goes and what stays', () => {
     );
   });
 
+  test('uploads go that were cancelled 30 days ago, unless a tier may have bytes of them', async () => {
+    await using database = await outboxDatabase();
+    await database.client.query(
+      `INSERT INTO orchestrator.upload
+         (idempotency_key, filename, metadata, size, data, state, touched_tiers, updated_at)
+       SELECT key, 'f', '{}', 1, '\\x00', state, touched, now() - make_interval(secs => days * 86400)
+       FROM (VALUES
+         ('old', 'cancelled', '{}'::text[], 30.1), ('young', 'cancelled', '{}', 29.9),
+         ('touched', 'cancelled', '{s3}', 400), ('waiting', 'waiting', '{}', 400), ('failed', 'failed', '{}', 400)
+       ) AS upload (key, state, touched, days)`,
+    );
+    assert.equal((await purge(database.url, { dryRun: true })).purged.uploads, 1);
+    assert.equal((await purge(database.url)).purged.uploads, 1);
+    const { rows } = await database.client.query('SELECT idempotency_key AS key FROM orchestrator.upload');
+    assert.deepEqual(rows.map(({ key }) => key).sort(), ['failed', 'touched', 'waiting', 'young']);
+  });
+
   test('the oldest row that is kept is told', async () => {
     await using database = await outboxDatabase();
     await insertAged(database.client, [...oldRows(5), { createdDaysAgo: 6, publishedDaysAgo: 5 }]);
@@ -209,7 +227,7 @@ suite('batches', () => {
     await insertAged(database.client, oldRows(PURGE_BATCH_ROWS * 3 + 7));
     const { purged, batches } = await purge(database.url);
     assert.equal(purged.published, PURGE_BATCH_ROWS * 3 + 7);
-    assert.equal(batches, 4 + 2, 'and one for each later stage');
+    assert.equal(batches, 4 + 3, 'and one for each later stage');
   });
 
   test('are of limited bytes, but never empty', async () => {
@@ -224,7 +242,7 @@ suite('batches', () => {
     );
     const { purged, batches } = await purge(database.url);
     assert.equal(purged.published, 5);
-    assert.ok(batches >= 3 && batches <= 5, `${batches} batches`);
+    assert.ok(batches >= 4 && batches <= 6, `${batches} batches`);
   });
 
   test('leave out rows that somebody holds, without waiting, and the next purge takes them', async () => {
@@ -302,14 +320,13 @@ test("Django's tables, and a role that has rights on rows only, will do", async 
   await migrate(database.urlFor(roles.migrator));
   await database.client.query(
     `GRANT USAGE ON SCHEMA orchestrator TO ${roles.neighbour};
-     GRANT SELECT, UPDATE, DELETE ON orchestrator.health_transition TO ${roles.neighbour}`,
+     GRANT SELECT, UPDATE, DELETE ON orchestrator.health_transition, orchestrator.upload TO ${roles.neighbour}`,
   );
   await insertAged(database.client, [...oldRows(5), { publishedDaysAgo: 1 }, { status: 'pending' }]);
   for (const expiresInDays of [-1, 1]) await insertRecord(database.client, expiresInDays);
-  assert.deepEqual((await purge(database.urlFor(roles.neighbour))).purged, {
-    published: 5,
-    idempotency: 1,
-    health: 0,
-  });
+  assert.deepEqual(
+    (await purge(database.urlFor(roles.neighbour))).purged,
+    completeCounts({ published: 5, idempotency: 1 }),
+  );
   assert.deepEqual(await countByStatus(database.client), { published: 1, pending: 1 });
 });

@@ -73,6 +73,33 @@ CREATE TABLE orchestrator.outbox_journal (
   CONSTRAINT outbox_journal_shard_check CHECK ((shard >= 0))
 ) WITH (fillfactor=50);
 
+CREATE TABLE orchestrator.upload (
+  idempotency_key character varying(255) NOT NULL,
+  filename text NOT NULL,
+  content_type text,
+  metadata jsonb NOT NULL,
+  size bigint NOT NULL,
+  sha256 text,
+  data bytea,
+  data_ref text,
+  state text NOT NULL DEFAULT 'waiting'::text,
+  attempts integer NOT NULL DEFAULT 0,
+  last_error text,
+  tier text,
+  location text,
+  durability text,
+  touched_tiers text[] NOT NULL DEFAULT '{}'::text[],
+  created_at timestamp with time zone NOT NULL DEFAULT now(),
+  updated_at timestamp with time zone NOT NULL DEFAULT now(),
+  stored_at timestamp with time zone,
+  promoted_at timestamp with time zone,
+  CONSTRAINT upload_bytes CHECK (((tier IS NOT NULL) OR (data IS NOT NULL) OR (data_ref IS NOT NULL))),
+  CONSTRAINT upload_copy CHECK (((state = ANY (ARRAY['stored'::text, 'promoting'::text, 'promoted'::text])) = ((tier IS NOT NULL) AND (location IS NOT NULL) AND (sha256 IS NOT NULL) AND (stored_at IS NOT NULL)))),
+  CONSTRAINT upload_pkey PRIMARY KEY (idempotency_key),
+  CONSTRAINT upload_size_check CHECK ((size >= 0)),
+  CONSTRAINT upload_states CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'promoting'::text, 'promoted'::text, 'failed'::text, 'cancelled'::text])))
+);
+
 CREATE TABLE public.core_deadlettermessage (
   id uuid NOT NULL,
   original_outbox_id uuid,
@@ -166,6 +193,13 @@ CREATE INDEX orchestrator_idempotency_expires ON public.core_idempotencyrecord U
 CREATE INDEX orchestrator_memory_pending ON public.core_pendingmemory USING btree (tenant_id, sync_seq) WHERE ((NOT synced) AND (dead_at IS NULL));
 CREATE INDEX orchestrator_outbox_parked ON public.core_outboxmessage USING btree (topic, partition_key, relay_seq) WHERE ((status)::text = 'failed'::text);
 CREATE INDEX orchestrator_outbox_pending_2 ON public.core_outboxmessage USING btree (abs((hashtextextended((COALESCE(partition_key, ((id)::text)::character varying))::text, (0)::bigint) % (2)::bigint)), relay_seq) WHERE ((status)::text = 'pending'::text);
+CREATE INDEX upload_cancelled ON orchestrator.upload USING btree (updated_at) WHERE (state = 'cancelled'::text);
+CREATE INDEX upload_data_ref ON orchestrator.upload USING hash (data_ref) WHERE (data_ref IS NOT NULL);
+CREATE INDEX upload_filename ON orchestrator.upload USING hash (filename);
+CREATE INDEX upload_leftovers ON orchestrator.upload USING btree (idempotency_key) WHERE (((state = ANY (ARRAY['stored'::text, 'promoted'::text])) AND (cardinality(touched_tiers) > 1)) OR ((state = 'cancelled'::text) AND (touched_tiers <> '{}'::text[])));
+CREATE INDEX upload_open ON orchestrator.upload USING btree (updated_at, state) WHERE (state = ANY (ARRAY['waiting'::text, 'promoting'::text]));
+CREATE INDEX upload_path ON orchestrator.upload USING btree (state) WHERE (data_ref !~ '^(spool:|s3://|https?://)'::text);
+CREATE INDEX upload_sha256 ON orchestrator.upload USING btree (sha256);
 
 CREATE OR REPLACE FUNCTION orchestrator.wake_memory_sync()
  RETURNS trigger

@@ -16,6 +16,7 @@ const MIGRATIONS = [
   '0005_health',
   '0006_idempotency',
   '0007_memory',
+  '0008_uploads',
 ];
 
 const recorded = async ({ client }: TestDatabase): Promise<string[]> => {

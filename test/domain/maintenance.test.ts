@@ -44,7 +44,7 @@ class Table {
 function walk(filled: Partial<Record<PurgeStage, Table>>, limit: number): PurgeProgress {
   let progress = purgeStart();
   const empty = new Table([]);
-  const tables = { published: empty, idempotency: empty, health: empty, ...filled };
+  const tables = { published: empty, idempotency: empty, health: empty, uploads: empty, ...filled };
   const most = 2 * (tables.published.rows.length + tables.idempotency.rows.length) + 10;
   for (let batches = 0; progress.stage !== 'done'; batches += 1) {
     assert.ok(batches < most, `no end after ${batches} batches at ${JSON.stringify(progress)}`);
@@ -103,7 +103,7 @@ suite('a walk', () => {
     } as PurgeProgress;
     assert.deepEqual(maintenanceInputFaults({ progress: begun }), []);
     const { purged } = advance(begun, { rows: 4, last: '1', beyond: '2', more: true });
-    assert.deepEqual(purged, { published: 3, idempotency: 2, health: 4 });
+    assert.deepEqual(purged, { published: 3, idempotency: 2, health: 4, uploads: 0 });
   });
 
   test('that is done stays done', () => {
@@ -118,6 +118,7 @@ suite('input', () => {
     { dryRun: true },
     { dryRun: false },
     { progress: purgeStart(), historyLimit: 5 },
+    { sweep: { swept: { stranded: 1, leftovers: 0, spool_files: 0 }, unreachable: { s3: 'away' } } },
   ]) {
     test(`${JSON.stringify(input)} is good`, () => assert.deepEqual(maintenanceInputFaults(input), []));
   }
@@ -131,6 +132,7 @@ suite('input', () => {
     [{ dryrun: true }, /^dryrun is no field: expected dryRun, or nothing; got true$/],
     [{ constructor: true }, /^constructor is no field/],
     [{ retentionDays: 1 }, /^retentionDays is no field/],
+    [{ sweep: { swept: { stranded: 1 } } }, /^sweep must be what an earlier run left/],
     [{ historyLimit: 1 }, /^historyLimit must be a whole number from 5 on: got 1$/],
     [{ progress: {} }, /^progress must be what an earlier run left/],
     [{ progress: { ...purgeStart(), stage: 'pending' } }, /^progress must be/],

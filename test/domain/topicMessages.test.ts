@@ -149,7 +149,7 @@ test('each field at fault is named', () => {
     [
       'upload.retry',
       { ...upload, data_b64: null },
-      'data_b64 and data_ref are missing: nobody has the bytes',
+      'data_b64 and data_ref are missing: the producer sent no bytes',
     ],
     [
       'backup.tasks',

@@ -12,6 +12,7 @@ import { outboxDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { testKafka } from '../support/kafka.ts';
 import { openKafka } from '../support/relay.ts';
+import { temporalNamespace } from '../support/worker.ts';
 
 const MEMORY = 'somabrain.memory.remember';
 
@@ -31,12 +32,14 @@ test('a worker consumes what has an owner, as a group of its deployment, and mea
   const tenant = randomUUID();
   const { deployment } = database;
   const kafka = { ...readConfig({}).kafka, defaultPartitions: 1 };
-  const config = { conversationTopic: 'conversation.inbound', kafka };
+  const config = { conversationTopic: 'conversation.inbound', kafka, taskQueue: 'test' };
   const logger = pino({ level: 'silent' });
-  const consumers = startConsumers({ config, deployment, kafka: openKafka(), pool, logger });
+  await using namespace = await temporalNamespace();
+  const temporal = namespace.client;
+  const consumers = startConsumers({ config, deployment, kafka: openKafka(), pool, temporal, logger });
   assert.deepEqual(
     consumers.map((consumer) => consumer.state().topic),
-    [MEMORY],
+    [MEMORY, 'upload.retry'],
   );
   await eventually('the group', () => consumers[0]!.state().state === 'consuming');
   const message = { memory_id: 'm', tenant_id: tenant, payload: {} };

@@ -8,6 +8,7 @@ import { type PurgeProgress, purgeStart } from '../../src/domain/maintenance.ts'
 import { MEMORY_WORKFLOW_ID, type MemorySyncReport } from '../../src/domain/memories.ts';
 import type { OutboxRelayReport } from '../../src/domain/outbox.ts';
 import type { ParkedMessage } from '../../src/domain/outboxDelivery.ts';
+import type { UploadReceipt } from '../../src/domain/uploads.ts';
 import { eventually } from '../support/eventually.ts';
 import { healthPlan } from '../support/healthPlan.ts';
 import { beatUntilCancelled } from '../support/workflows.ts';
@@ -134,14 +135,15 @@ function deadLetterReplay(): Scenario {
   };
 }
 
-/** Two runs of the activity. */
+/** Two runs of the purge, and a sweep that waits for Postgres. */
 function maintenance(): Scenario {
   const done: PurgeProgress = {
     ...purgeStart(),
     stage: 'done',
-    purged: { published: 7, idempotency: 1, health: 2 },
+    purged: { published: 7, idempotency: 1, health: 2, uploads: 3 },
   };
   let runs = 0;
+  let sweeps = 0;
   return {
     type: 'maintenance',
     workflowId: 'maintenance/recorded',
@@ -150,12 +152,30 @@ function maintenance(): Scenario {
       async purge() {
         runs += 1;
         if (runs === 1) throw ApplicationFailure.create({ type: 'postgres_unavailable', message: 'away' });
-        return runs === 2 ? { ...purgeStart(), purged: { published: 5, idempotency: 0, health: 0 } } : done;
+        return runs === 2 ? { ...purgeStart(), purged: { ...done.purged, health: 0, uploads: 0 } } : done;
+      },
+      async sweepUploads() {
+        sweeps += 1;
+        if (sweeps <= 3) throw ApplicationFailure.create({ type: 'postgres_unavailable', message: 'away' });
+        return {
+          swept: { stranded: 4, leftovers: 0, spool_files: 2 },
+          unreachable: { s3: 'storage_unavailable: away' },
+        };
       },
     },
     drive: (handle) => handle.result(),
   };
 }
+
+/** Its first tier may be down. */
+const storage = (isS3Down: boolean): ProbeResult => ({
+  outcome: 'up',
+  seconds: 0.01,
+  members: {
+    s3: { outcome: isS3Down ? 'down' : 'up', seconds: 0.01 },
+    filesystem: { outcome: 'up', seconds: 0.01 },
+  },
+});
 
 /** An outage and its end, with Postgres and the webhook away for a while; pause, maintenance, and nothing unsettled. */
 function healthCheckCycle(): Scenario {
@@ -173,7 +193,7 @@ function healthCheckCycle(): Scenario {
         const up: ProbeResult = { outcome: 'up', seconds: 0.01 };
         const results = (only ?? COMPONENT_NAMES).map((name) => [
           name,
-          name === 'kafka' && isKafkaDown ? down : up,
+          name === 'storage' ? storage(isKafkaDown) : name === 'kafka' && isKafkaDown ? down : up,
         ]);
         return {
           ...(planVersion === plan.version ? {} : { plan }),
@@ -262,7 +282,57 @@ function memorySync(): Scenario {
   };
 }
 
+/** Away, refused, hurried, stored on the last tier, promoted after a look in vain, and what is below is cleared. */
+function uploadRetry(): Scenario {
+  const receipt: UploadReceipt = {
+    filename: 'a file.txt',
+    tier: 'redis',
+    location: 'redis://127.0.0.1:6379/0/key',
+    size: 3,
+    sha256: 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad',
+    durability: 'in memory, written down every second',
+    attempts: 2,
+    stored_at: '2026-11-23T12:00:00.000Z',
+    promoted_at: null,
+  };
+  const waiting = { attempts: 0, lastError: null, receipt: null, better: [], leftovers: [] };
+  let rounds = 0;
+  let looks = 0;
+  return {
+    type: 'uploadRetry',
+    workflowId: 'upload/recorded',
+    args: [{ filename: 'a file.txt', size: 3, data_ref: 'spool:recorded' }],
+    activities: {
+      acceptUpload: async () => ({ filename: 'a file.txt', ...waiting }),
+      async storeUpload() {
+        rounds += 1;
+        if (rounds === 1) return { kind: 'away', error: 's3: storage_unavailable: no answer' };
+        if (rounds === 2) return { kind: 'refused', error: 's3: storage_refused: forbidden' };
+        return { kind: 'stored', receipt, better: ['s3'], leftovers: [] };
+      },
+      async promoteUpload() {
+        looks += 1;
+        if (looks === 1) return { kind: 'away', error: 's3: untried: its health' };
+        const promoted = { ...receipt, tier: 's3', promoted_at: '2026-11-23T12:01:00.000Z' };
+        return { kind: 'stored', receipt: promoted, better: [], leftovers: ['redis'] };
+      },
+      clearLeftovers: async () => {},
+    },
+    async drive(handle) {
+      await eventually('the second round', () => rounds === 2);
+      await becomes(handle, 'waiting');
+      await handle.signal('retryNow');
+      await becomes(handle, 'promoting');
+      await handle.signal('retryNow');
+      await eventually('a look in vain', () => looks === 1);
+      await handle.signal('retryNow');
+      await handle.result();
+    },
+  };
+}
+
 export const scenarios: Record<string, () => Scenario> = {
+  'upload-retry': uploadRetry,
   'memory-sync': memorySync,
   'outbox-relay': outboxRelay,
   'outbox-delivery': outboxDelivery,

@@ -1,4 +1,4 @@
-// `npm run soak -- consumers`, or `memories`: what takes longer than a test may, on a stack of its own. Exits with 1 if it does not hold.
+// `npm run soak -- consumers`, `memories` or `uploads`: what takes longer than a test may, on a stack of its own. Exits with 1 if it does not hold.
 import { createTestStack } from '../../stack/testStack.ts';
 import { stackEnvironment } from '../support/stack.ts';
 
@@ -21,6 +21,17 @@ const soaks: Record<string, () => Promise<boolean>> = {
       for (const api of ['batch', 'single'] as const) await compareMemories({ api, delaySeconds }, say);
     return true;
   },
+
+  async uploads() {
+    const { holds, uploadStorm } = await import('./uploads.ts');
+    const { compareUploads, largeUpload } = await import('./uploadRates.ts');
+    const isFlat = await largeUpload(say);
+    await compareUploads(700_000, 200, say);
+    await compareUploads(6 * 1024 * 1024, 60, say);
+    const verdict = await uploadStorm({ uploads: 2_000, kills: 3 }, say);
+    console.log(JSON.stringify(verdict));
+    return isFlat && holds(verdict);
+  },
 };
 
 const soak = soaks[process.argv[2] ?? ''];
@@ -31,7 +42,7 @@ if (!soak) {
 const stack = await createTestStack((line) => console.error(line));
 let held = false;
 try {
-  await stack.start(['postgres', 'kafka', 'temporal']);
+  await stack.start();
   Object.assign(process.env, stackEnvironment(stack));
   held = await soak();
   console.log(held ? 'HOLDS' : 'DOES NOT HOLD');

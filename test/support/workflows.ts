@@ -2,6 +2,7 @@ import { CancelledFailure, heartbeat, sleep } from '@temporalio/activity';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { memoryTaskQueue } from '../../src/domain/memories.ts';
 import { relayTaskQueue } from '../../src/domain/outbox.ts';
+import { uploadTaskQueue } from '../../src/domain/uploads.ts';
 import { workflowBundle } from '../../src/workflowBundle.ts';
 import { testStack } from './stack.ts';
 
@@ -28,6 +29,7 @@ export async function runWorkflows(namespace: string, taskQueue: string, activit
     await Worker.create({ ...common, taskQueue, workflowBundle: await workflowBundle(), activities }),
     await Worker.create({ ...common, taskQueue: relayTaskQueue(taskQueue), activities }),
     await Worker.create({ ...common, taskQueue: memoryTaskQueue(taskQueue), activities }),
+    await Worker.create({ ...common, taskQueue: uploadTaskQueue(taskQueue), activities }),
   ];
   const running = workers.map((worker) => worker.run());
   return {

@@ -4,7 +4,9 @@ import { ApplicationFailure, CancelledFailure } from '@temporalio/activity';
 import { WorkflowFailedError } from '@temporalio/client';
 import { NativeConnection, Worker } from '@temporalio/worker';
 import type { MaintenanceActivities, PurgeRun } from '../../src/activities/maintenance.ts';
+import type { SweepRun, UploadSweepActivities } from '../../src/activities/uploadSweep.ts';
 import { type PurgeProgress, purgeStart } from '../../src/domain/maintenance.ts';
+import { NOTHING_SWEPT, type Sweep } from '../../src/domain/uploadSweep.ts';
 import { workflowBundle } from '../../src/workflowBundle.ts';
 import { maintenance, maintenanceStatusQuery } from '../../src/workflows/maintenance.ts';
 import { eventually } from '../support/eventually.ts';
@@ -16,17 +18,26 @@ const taskQueue = 'test';
 const half: PurgeProgress = {
   ...purgeStart(),
   from: '2026-01-02',
-  purged: { published: 500, idempotency: 0, health: 0 },
+  purged: { published: 500, idempotency: 0, health: 0, uploads: 0 },
 };
 const done: PurgeProgress = {
   stage: 'done',
   from: purgeStart().from,
-  purged: { published: 900, idempotency: 3, health: 2 },
+  purged: { published: 900, idempotency: 3, health: 2, uploads: 1 },
   oldestKept: '2026-02-03T04:05:06.000Z',
 };
 
-/** A maintenance workflow whose activity is done by `purge`. */
-async function maintenanceWith(purge: MaintenanceActivities['purge'], args: unknown[] = []) {
+const swept: Sweep = {
+  swept: { stranded: 4, leftovers: 0, spool_files: 2 },
+  unreachable: { s3: 'storage_unavailable: no answer' },
+};
+
+/** A maintenance workflow whose activities are done by `purge` and `sweepUploads`. */
+async function maintenanceWith(
+  purge: MaintenanceActivities['purge'],
+  args: unknown[] = [],
+  sweepUploads: UploadSweepActivities['sweepUploads'] = async () => swept,
+) {
   const stack = new AsyncDisposableStack();
   const namespace = stack.use(await temporalNamespace());
   const connection = await NativeConnection.connect({ address: testStack().env().SA01_TEMPORAL_HOST! });
@@ -36,7 +47,7 @@ async function maintenanceWith(purge: MaintenanceActivities['purge'], args: unkn
     namespace: namespace.name,
     taskQueue,
     workflowBundle: await workflowBundle(),
-    activities: { purge },
+    activities: { purge, sweepUploads },
     maxHeartbeatThrottleInterval: '100 milliseconds',
   });
   const running = worker.run();
@@ -72,8 +83,10 @@ test('the activity is called again, from where it stopped, until nothing is left
   assert.deepEqual(result, {
     state: 'done',
     dry_run: false,
-    purged: { published: 900, idempotency: 3, health: 2 },
+    purged: { published: 900, idempotency: 3, health: 2, uploads: 1 },
     oldest_kept: '2026-02-03T04:05:06.000Z',
+    swept: swept.swept,
+    unreachable: swept.unreachable,
     last_error: null,
   });
   assert.ok(Date.parse(since) > 0);
@@ -96,9 +109,52 @@ test('a dry run is one for the activity and in the status', async () => {
       return done;
     },
     [{ dryRun: true }],
+    async ({ dryRun }) => {
+      dryRuns.push(dryRun);
+      return swept;
+    },
   );
   assert.equal((await run.handle.result()).dry_run, true);
-  assert.deepEqual(dryRuns, [true]);
+  assert.deepEqual(dryRuns, [true, true]);
+});
+
+test('what uploads left behind is swept when nothing is left to be purged, once; what was swept before an outage counts', async () => {
+  const runs: SweepRun[] = [];
+  let purges = 0;
+  await using run = await maintenanceWith(
+    async () => {
+      purges += 1;
+      assert.equal(runs.length, 0);
+      return purges < 2 ? half : done;
+    },
+    [],
+    async (call) => {
+      runs.push(call);
+      if (runs.length > 3) return swept;
+      const details = [{ ...NOTHING_SWEPT, swept: { stranded: 3, leftovers: 0, spool_files: 0 } }];
+      throw ApplicationFailure.create({ message: 'no server', type: 'postgres_unavailable', details });
+    },
+  );
+  const status = await eventually('the error in the status', async () => {
+    const found = await run.status();
+    return found.last_error === null ? undefined : found;
+  });
+  assert.deepEqual(status.swept, { stranded: 3, leftovers: 0, spool_files: 0 });
+  assert.deepEqual(status.purged, done.purged);
+  const { state, unreachable } = await run.handle.result();
+  assert.deepEqual(
+    { state, unreachable, purges },
+    { state: 'done', unreachable: swept.unreachable, purges: 2 },
+  );
+  assert.deepEqual(
+    runs.map(({ dryRun, sweep }) => [dryRun, sweep.swept.stranded]),
+    [
+      [false, 0],
+      [false, 0],
+      [false, 0],
+      [false, 3],
+    ],
+  );
 });
 
 test('an outage is told by the status, what was done before it counts, and it goes on by itself', async () => {
@@ -149,7 +205,7 @@ test('a long history is left for a new run, which goes on from there', async () 
     async (call) => {
       progress.push(call.progress);
       const published = call.progress.purged.published + 1;
-      return published === 6 ? done : { ...half, purged: { published, idempotency: 0, health: 0 } };
+      return published === 6 ? done : { ...half, purged: { ...half.purged, published } };
     },
     [{ dryRun: true, historyLimit: 10 }],
   );

@@ -1,0 +1,158 @@
+import { Readable } from 'node:stream';
+import type pg from 'pg';
+import { markExamined, markTouched, objectKey } from '../database/uploadOutcomes.ts';
+import { readUploadBytes } from '../database/uploads.ts';
+import { describeError, OrchestratorError } from '../domain/errors.ts';
+import type { TierName, Upload } from '../domain/uploads.ts';
+import type { TierReason } from '../domain/uploadTries.ts';
+import { digestOf } from '../storage/digest.ts';
+import type { StorageTier, StoredCopy, StoredFacts } from '../storage/tier.ts';
+import { SourceError, type UploadSources } from '../storage/uploadSources.ts';
+
+/** Bytes, and what they have to be. */
+export interface ToStore {
+  facts: StoredFacts;
+  /** Opens them anew for each tier. */
+  open(): Promise<Readable>;
+  signal: AbortSignal;
+}
+
+/** Where an upload's bytes come from: its row, or its reference. */
+export class UploadSource {
+  /** What kept the bytes from being read: then no tier is to blame. */
+  error: SourceError | undefined;
+  private readonly pool: pg.Pool;
+  private readonly sources: UploadSources;
+  private readonly upload: Upload;
+  private readonly signal: AbortSignal;
+
+  constructor(pool: pg.Pool, sources: UploadSources, upload: Upload, signal: AbortSignal) {
+    this.pool = pool;
+    this.sources = sources;
+    this.upload = upload;
+    this.signal = signal;
+  }
+
+  async open(): Promise<Readable> {
+    const { dataRef, size } = this.upload;
+    if (dataRef === null) return this.ownBytes();
+    try {
+      const bytes = await this.sources.open(dataRef, size, this.signal);
+      return bytes.on('error', (error) => this.note(error));
+    } catch (error) {
+      this.note(error);
+      throw error;
+    }
+  }
+
+  private async ownBytes(): Promise<Readable> {
+    const bytes = await readUploadBytes(this.pool, this.upload.idempotencyKey);
+    if (bytes === null) throw new OrchestratorError('upload_refused', 'the row has no bytes any more');
+    return Readable.from(bytes.length > 0 ? [bytes] : [], { objectMode: false });
+  }
+
+  private note(error: unknown): void {
+    if (error instanceof SourceError) this.error = error;
+  }
+}
+
+/** What the bytes are; read once to know it, where a message brought a reference only. @throws SourceError */
+export async function examined(pool: pg.Pool, source: UploadSource, upload: Upload): Promise<StoredFacts> {
+  if (upload.sha256 !== null) return factsOf(upload);
+  const { sha256 } = await digestOf(await source.open());
+  await markExamined(pool, upload.idempotencyKey, sha256);
+  return factsOf({ ...upload, sha256 });
+}
+
+export const factsOf = ({ size, sha256, filename, contentType }: Upload): StoredFacts => ({
+  size,
+  sha256: sha256!,
+  filename,
+  contentType,
+});
+
+export interface Round {
+  pool: pg.Pool;
+  /** Best first. */
+  tiers: readonly StorageTier[];
+  worth: readonly TierName[];
+  /** The upload's. */
+  key: string;
+  toStore: ToStore;
+  /** A tier that has not ended by then, for so many bytes, is away. */
+  limitMs(size: number): number;
+}
+
+/** Five minutes, and a second for each megabyte, at most a day: a mount or a server that hangs keeps no upload from the other tiers. */
+export const tierLimitMs = (size: number): number => Math.min(300_000 + size / 1_000, 86_400_000);
+
+/** Tries one tier after the other until one has verified the bytes. @throws what is no tier's fault */
+export async function tryTiers({
+  pool,
+  tiers,
+  worth,
+  key,
+  toStore,
+  limitMs,
+}: Round): Promise<(StoredCopy & { tier: TierName }) | { reasons: TierReason[] }> {
+  const reasons: TierReason[] = [];
+  const { facts, signal } = toStore;
+  for (const tier of tiers) {
+    const { name } = tier;
+    if (!worth.includes(name)) {
+      reasons.push({ tier: name, code: 'untried', message: 'its health says that it is not worth a try' });
+      continue;
+    }
+    await markTouched(pool, key, name);
+    try {
+      const copy = await within(limitMs(facts.size), signal, (limited) =>
+        tier.store(objectKey(key), toStore.open, facts, limited),
+      );
+      return { ...copy, tier: name };
+    } catch (error) {
+      signal.throwIfAborted();
+      if (error instanceof SourceError) throw error;
+      reasons.push(reasonOf(name, error));
+    }
+  }
+  return { reasons };
+}
+
+/**
+ * Ends when `work` does, at the latest when the time is over or `signal` aborts: nothing can call back a file operation
+ * on a mount that hangs, so it is left behind. Whatever it does later, it marks nothing.
+ */
+async function within<T>(
+  limitMs: number,
+  signal: AbortSignal,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const late = new OrchestratorError(
+    'storage_unavailable',
+    `it did not end within ${Math.round(limitMs / 1000)} s`,
+  );
+  const limit = new AbortController();
+  const timer = setTimeout(() => limit.abort(late), limitMs);
+  const limited = AbortSignal.any([signal, limit.signal]);
+  try {
+    const ended = new Promise<never>((_, reject) =>
+      limited.addEventListener('abort', () => reject(limited.reason), { once: true }),
+    );
+    limited.throwIfAborted();
+    return await Promise.race([work(limited), ended]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** An error that a tier does not know is no definite no: the next one is tried, and later this one again. */
+function reasonOf(tier: TierName, error: unknown): TierReason {
+  if (error instanceof OrchestratorError) {
+    const { code, message } = error;
+    if (code === 'storage_refused' || code === 'upload_corrupt') return { tier, code, message };
+    // Under the key are bytes of another file.
+    if (code === 'upload_refused') return { tier, code: 'storage_refused', message };
+    return { tier, code: 'storage_unavailable', message };
+  }
+  return { tier, code: 'storage_unavailable', message: describeError(error) };
+}

@@ -1,0 +1,105 @@
+import { createHash } from 'node:crypto';
+import type { Readable } from 'node:stream';
+import { describeError, OrchestratorError } from '../domain/errors.ts';
+import type { StoredFacts } from './tier.ts';
+
+type PromisedBytes = Pick<StoredFacts, 'size' | 'sha256'>;
+
+/** What became of the bytes of one stream. */
+export interface Digest {
+  size: number;
+  /** In hex. */
+  sha256: string;
+}
+
+export const isSame = (digest: Digest, promised: PromisedBytes): boolean =>
+  digest.size === promised.size && digest.sha256 === promised.sha256;
+
+/** Reads to the end and keeps nothing. */
+export async function digestOf(bytes: AsyncIterable<Buffer>): Promise<Digest> {
+  const hash = createHash('sha256');
+  let size = 0;
+  for await (const chunk of bytes) {
+    hash.update(chunk);
+    size += chunk.length;
+  }
+  return { size, sha256: hash.digest('hex') };
+}
+
+/**
+ * The bytes of `open`, passed on as they come; it ends without an error only if they were the promised ones. So whoever
+ * takes them makes nothing visible before the end.
+ * @throws OrchestratorError upload_corrupt: other bytes, or a stream that breaks off; the source's own OrchestratorErrors
+ */
+export async function* promisedBytes(
+  open: () => Promise<Readable>,
+  promised: PromisedBytes,
+  signal: AbortSignal,
+): AsyncGenerator<Buffer> {
+  const hash = createHash('sha256');
+  let size = 0;
+  for await (const chunk of sourceBytes(open, signal)) {
+    hash.update(chunk);
+    size += chunk.length;
+    if (size > promised.size) throw corrupt(`more than the ${promised.size} bytes that were promised`);
+    yield chunk;
+  }
+  if (size < promised.size) throw corrupt(`${size} bytes instead of the ${promised.size} that were promised`);
+  const sha256 = hash.digest('hex');
+  if (sha256 !== promised.sha256) throw corrupt(`SHA-256 ${sha256} instead of ${promised.sha256}`);
+}
+
+const corrupt = (found: string) => new OrchestratorError('upload_corrupt', `The source gave ${found}.`);
+
+async function* sourceBytes(open: () => Promise<Readable>, signal: AbortSignal): AsyncGenerator<Buffer> {
+  try {
+    yield* untilAborted(await open(), signal);
+  } catch (error) {
+    signal.throwIfAborted();
+    if (error instanceof OrchestratorError) throw error;
+    throw new OrchestratorError('upload_corrupt', `The source broke off: ${describeError(error)}.`, {
+      cause: error,
+    });
+  }
+}
+
+/** Ends at once when `signal` aborts: a source that waits for something may not end by itself, not even destroyed. */
+async function* untilAborted(source: Readable, signal: AbortSignal): AsyncGenerator<Buffer> {
+  const chunks: AsyncIterator<Buffer> = source[Symbol.asyncIterator]();
+  let stop: (reason: unknown) => void = () => {};
+  const onAbort = () => stop(signal.reason);
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    for (;;) {
+      signal.throwIfAborted();
+      const next = await new Promise<IteratorResult<Buffer>>((resolve, reject) => {
+        stop = reject;
+        chunks.next().then(resolve, reject);
+      });
+      if (next.done) return;
+      yield next.value;
+    }
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    source.destroy();
+  }
+}
+
+/** The same bytes in portions of `bytes` each but for the last; each portion's memory is its own. */
+export async function* inPortions(source: AsyncIterable<Buffer>, bytes: number): AsyncGenerator<Buffer> {
+  let portion: Buffer | undefined;
+  let filled = 0;
+  for await (const chunk of source) {
+    for (let taken = 0; taken < chunk.length; ) {
+      portion ??= Buffer.allocUnsafeSlow(bytes);
+      const copied = chunk.copy(portion, filled, taken);
+      taken += copied;
+      filled += copied;
+      if (filled < bytes) continue;
+      yield portion;
+      portion = undefined;
+      filled = 0;
+    }
+  }
+  if (portion) yield portion.subarray(0, filled);
+}

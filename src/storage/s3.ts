@@ -1,0 +1,266 @@
+import type { Readable } from 'node:stream';
+import { setTimeout as delay } from 'node:timers/promises';
+import {
+  DeleteObjectCommand,
+  GetObjectCommand,
+  HeadObjectCommand,
+  type HeadObjectCommandOutput,
+  PutObjectCommand,
+  S3Client,
+} from '@aws-sdk/client-s3';
+import { digestOf, inPortions, isSame, promisedBytes } from './digest.ts';
+import { brokenCopy, bytesOf, checkKey, inPlace, noCopy, type Place, takenKey } from './failures.ts';
+import { diagnoseS3, isConflict, isMissing } from './s3Failures.ts';
+import { abortUpload, MAX_PARTS, putInParts, strandedUploads } from './s3Multipart.ts';
+import {
+  compareChecksums,
+  type OwnChecksums,
+  objectHeaders,
+  sha256Checksum,
+  signByChecksum,
+} from './s3Objects.ts';
+import type { StorageTier, StoredCopy, StoredFacts, StrandedUpload } from './tier.ts';
+
+export interface S3Settings {
+  endpoint: string;
+  bucket: string;
+  accessKeyId: string;
+  secretAccessKey: string;
+}
+
+export interface S3Limits {
+  /** Larger files go in parts of this, each held in memory: two on the way and one being filled. S3's least is 5 MiB. */
+  partBytes: number;
+  /** An S3 that sends and takes nothing for so long is away. */
+  silenceMs: number;
+}
+
+const LIMITS: S3Limits = { partBytes: 8 * 1024 * 1024, silenceMs: 30_000 };
+
+/** How often an upload begins anew because another one for the same key came in between. */
+const MAX_CONFLICTS = 5;
+
+/** Some servers replace an object by removing it first: who looks between sees nothing for a moment. */
+const LOOKS = 5;
+const LOOK_AGAIN_MS = 100;
+
+const PREFIX = 'uploads/';
+
+interface Target {
+  Bucket: string;
+  Key: string;
+}
+
+/**
+ * Objects `uploads/<key>` of one bucket.
+ *
+ * S3 is asked to create conditionally (If-None-Match), and a look comes before: some servers ignore the condition.
+ * Every request carries a checksum that S3 compares with what it received: SHA-256, or for parts CRC32, the only kind
+ * that S3 can tell of a whole object in parts. What it says of the object afterwards decides whether that is stored.
+ */
+export class S3Tier implements StorageTier {
+  readonly name = 's3';
+  private readonly client: S3Client;
+  private readonly bucket: string;
+  private readonly limits: S3Limits;
+  private readonly place: Place;
+
+  constructor(settings: S3Settings, limits: Partial<S3Limits> = {}) {
+    this.bucket = settings.bucket;
+    this.limits = { ...LIMITS, ...limits };
+    this.client = connect(settings, this.limits.silenceMs);
+    const title = `S3 bucket ${settings.bucket} at ${new URL(settings.endpoint).host}`;
+    this.place = { title, diagnose: diagnoseS3 };
+  }
+
+  store(key: string, open: () => Promise<Readable>, facts: StoredFacts, signal: AbortSignal) {
+    const target = this.target(key);
+    return inPlace(this.place, signal, async () => {
+      for (let conflicts = 0; ; conflicts += 1) {
+        const found = await this.head(target, signal);
+        if (found && (await this.isGood(target, found, facts, sha256Checksum(facts), signal)))
+          return this.copy(target);
+        try {
+          // A broken copy of the same file is replaced.
+          const own = await this.put(target, open, facts, found === undefined, signal);
+          return await this.confirm(target, facts, own, signal);
+        } catch (error) {
+          if (!isConflict(error) || conflicts === MAX_CONFLICTS) throw error;
+        }
+      }
+    });
+  }
+
+  verify(key: string, facts: StoredFacts, signal: AbortSignal) {
+    const target = this.target(key);
+    return inPlace(this.place, signal, async () => {
+      const bytes = await this.get(target, signal);
+      if (!bytes) return undefined;
+      if (!isSame(await digestOf(bytes), facts))
+        throw brokenCopy(this.place, target.Key, 'reads back as other bytes');
+      return this.copy(target);
+    });
+  }
+
+  read(key: string, signal: AbortSignal) {
+    const target = this.target(key);
+    return inPlace(this.place, signal, async () => {
+      const bytes = await this.get(target, signal);
+      if (!bytes) throw noCopy(this.place, key);
+      return bytesOf(this.place, bytes);
+    });
+  }
+
+  remove(key: string, signal: AbortSignal) {
+    const target = this.target(key);
+    return inPlace(this.place, signal, async () => {
+      await this.client.send(new DeleteObjectCommand(target), { abortSignal: signal });
+    });
+  }
+
+  stranded(before: number, signal: AbortSignal) {
+    const { client, bucket, place } = this;
+    return inPlace(place, signal, async () => {
+      const found: StrandedUpload[] = [];
+      for await (const { Key, UploadId, since } of strandedUploads(client, bucket, PREFIX, before, signal)) {
+        const upload = { Bucket: bucket, Key, UploadId };
+        found.push({
+          name: `s3://${bucket}/${Key} (multipart upload ${UploadId})`,
+          since,
+          remove: (ending) => inPlace(place, ending, () => abortUpload(client, upload, ending)),
+        });
+      }
+      return found;
+    });
+  }
+
+  private target(key: string): Target {
+    return { Bucket: this.bucket, Key: PREFIX + checkKey(key) };
+  }
+
+  private async put(
+    target: Target,
+    open: () => Promise<Readable>,
+    facts: StoredFacts,
+    isNew: boolean,
+    signal: AbortSignal,
+  ): Promise<OwnChecksums> {
+    const { partBytes } = this.limits;
+    const bytes = promisedBytes(open, facts, signal);
+    const condition = isNew ? { IfNoneMatch: '*' } : {};
+    const object = { ...target, ...condition, ...objectHeaders(facts) };
+    if (facts.size > partBytes) {
+      const bytesEach = Math.max(partBytes, Math.ceil(facts.size / MAX_PARTS));
+      return putInParts(this.client, object, inPortions(bytes, bytesEach), signal);
+    }
+    let body: Buffer = Buffer.alloc(0);
+    for await (const portion of inPortions(bytes, Math.max(1, facts.size))) body = portion;
+    const own = sha256Checksum(facts);
+    const put = { ...object, ...own, Body: body };
+    await this.client.send(new PutObjectCommand(put), { abortSignal: signal });
+    return own;
+  }
+
+  /** S3 said that it stored the object; this is what it says when it is asked. */
+  private async confirm(
+    target: Target,
+    facts: StoredFacts,
+    own: OwnChecksums,
+    signal: AbortSignal,
+  ): Promise<StoredCopy> {
+    let found: HeadObjectCommandOutput | undefined;
+    for (let looks = 0; looks < LOOKS && !found; looks += 1) {
+      if (looks > 0) await delay(LOOK_AGAIN_MS, undefined, { signal });
+      found = await this.head(target, signal);
+    }
+    if (!found) throw brokenCopy(this.place, target.Key, 'is not there, though S3 said that it was stored');
+    if (await this.isGood(target, found, facts, own, signal)) return this.copy(target);
+    throw brokenCopy(this.place, target.Key, 'is not what was sent');
+  }
+
+  /**
+   * Whether the object has the bytes: by what S3 says of it, or by reading it where S3 says too little.
+   * @throws OrchestratorError upload_refused: it has others, and was not put there as this file
+   */
+  private async isGood(
+    target: Target,
+    found: HeadObjectCommandOutput,
+    facts: StoredFacts,
+    own: OwnChecksums,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    const claimed = found.Metadata?.sha256;
+    const others = claimed !== undefined && claimed !== facts.sha256;
+    const good =
+      !others &&
+      found.ContentLength === facts.size &&
+      (await this.hasBytes(target, found, facts, own, signal));
+    if (!good && claimed !== facts.sha256) throw takenKey(this.place, target.Key);
+    return good;
+  }
+
+  private async hasBytes(
+    target: Target,
+    found: HeadObjectCommandOutput,
+    facts: StoredFacts,
+    own: OwnChecksums,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    const told = compareChecksums(own, found);
+    if (told !== 'unknown') return told === 'same';
+    const bytes = await this.get(target, signal);
+    return bytes !== undefined && isSame(await digestOf(bytes), facts);
+  }
+
+  private async head(target: Target, abortSignal: AbortSignal): Promise<HeadObjectCommandOutput | undefined> {
+    try {
+      return await this.client.send(new HeadObjectCommand({ ...target, ChecksumMode: 'ENABLED' }), {
+        abortSignal,
+      });
+    } catch (error) {
+      // An answer to HEAD has no text: a bucket that is not there is told by the next request.
+      if (isMissing(error)) return undefined;
+      throw error;
+    }
+  }
+
+  private async get(target: Target, abortSignal: AbortSignal): Promise<Readable | undefined> {
+    try {
+      const { Body } = await this.client.send(new GetObjectCommand(target), { abortSignal });
+      return Body as Readable;
+    } catch (error) {
+      if (isMissing(error)) return undefined;
+      throw error;
+    }
+  }
+
+  private copy({ Bucket, Key }: Target): StoredCopy {
+    return {
+      location: `s3://${Bucket}/${Key}`,
+      durability: `${this.place.title}: as safe as that store keeps it`,
+    };
+  }
+}
+
+function connect({ endpoint, accessKeyId, secretAccessKey }: S3Settings, silenceMs: number): S3Client {
+  const client = new S3Client({
+    endpoint,
+    forcePathStyle: true,
+    // Servers other than Amazon's ignore it, but requests are signed for one.
+    region: 'us-east-1',
+    credentials: { accessKeyId, secretAccessKey },
+    // A second try is for a connection that had died while it was idle. Waiting out an outage is the caller's affair.
+    maxAttempts: 2,
+    requestHandler: { connectionTimeout: 5_000, socketTimeout: silenceMs },
+    // It would open a connection for each body; a look comes before anyway.
+    expectContinueHeader: false,
+    // Checksums are given with each request.
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+    responseChecksumValidation: 'WHEN_REQUIRED',
+  });
+  client.middlewareStack.add((next) => (args) => next(signByChecksum(args)), {
+    step: 'build',
+    name: 'signByChecksum',
+  });
+  return client;
+}

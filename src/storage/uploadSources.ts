@@ -1,0 +1,231 @@
+import { constants } from 'node:fs';
+import { open, realpath, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { addAbortSignal, Readable } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import { GetObjectCommand, S3Client, S3ServiceException } from '@aws-sdk/client-s3';
+import { describeError, OrchestratorError } from '../domain/errors.ts';
+
+export interface UploadSourceOptions {
+  /** Undefined: references to files are refused. */
+  spoolDir: string | undefined;
+  /** What s3:// and http(s):// references may begin with; each ends with a slash. The own bucket is always allowed. */
+  allowed: readonly string[];
+  /** Undefined: references to s3:// are refused. */
+  s3: undefined | { endpoint: string; bucket: string; accessKeyId: string; secretAccessKey: string };
+}
+
+/** An http server or an S3 that sends nothing for so long is away. */
+const SILENCE_MS = 30_000;
+
+/**
+ * What went wrong is the source's: no tier could have done better.
+ * Its code is storage_unavailable (an outage) or upload_refused (not allowed, not there, not the promised size).
+ */
+export class SourceError extends OrchestratorError {}
+
+const refused = (reason: string): SourceError => new SourceError('upload_refused', reason);
+const away = (reason: string): SourceError => new SourceError('storage_unavailable', reason);
+
+/**
+ * The bytes behind references (`data_ref`), from where this service may read and from nowhere else:
+ *
+ * - `spool:<name>` and `file:///…`: regular files below the spool, whatever links say.
+ * - `s3://bucket/key`: the own bucket, or what is on the allow-list, with the own endpoint and credentials.
+ * - `http(s)://…`: what is on the allow-list; no redirects.
+ */
+export class UploadSources {
+  private readonly options: UploadSourceOptions;
+  private readonly s3: S3Client | undefined;
+
+  constructor(options: UploadSourceOptions) {
+    this.options = options;
+    this.s3 = options.s3 && connect(options.s3);
+  }
+
+  /** Looks at the reference alone. @throws SourceError upload_refused, saying why */
+  check(ref: string): void {
+    this.parse(ref);
+  }
+
+  /**
+   * The `size` bytes behind the reference; more or fewer end the stream with an error. All its errors are SourceErrors.
+   * @throws SourceError
+   */
+  async open(ref: string, size: number, signal: AbortSignal): Promise<Readable> {
+    const source = this.parse(ref);
+    try {
+      const bytes = addAbortSignal(signal, await source.open(signal));
+      const promised = Readable.from(measured(bytes, size, ref), { objectMode: false });
+      // A reader may go before it has read anything; whoever reads sees the errors.
+      promised.once('close', () => bytes.destroy());
+      bytes.on('error', () => {});
+      return promised;
+    } catch (error) {
+      throw asSourceError(error, ref);
+    }
+  }
+
+  /** Removes the spool's file of a `spool:` reference; what is elsewhere belongs to others. */
+  async release(ref: string): Promise<void> {
+    const { spoolDir } = this.options;
+    if (spoolDir && ref.startsWith('spool:')) await rm(spoolFile(spoolDir, ref), { force: true });
+  }
+
+  close(): void {
+    this.s3?.destroy();
+  }
+
+  private parse(ref: string): Source {
+    if (ref.startsWith('spool:')) return this.spooled((dir) => spoolFile(dir, ref));
+    const url = URL.parse(ref);
+    if (url?.protocol === 'file:') return this.spooled(() => filePath(url));
+    if (url?.protocol === 's3:') return this.object(ref);
+    if (url?.protocol === 'http:' || url?.protocol === 'https:') return this.page(url);
+    throw refused(
+      `data_ref must begin with spool:, file:///, s3://, http:// or https://: got ${JSON.stringify(ref.slice(0, 80))}`,
+    );
+  }
+
+  private spooled(locate: (spoolDir: string) => string): Source {
+    const { spoolDir } = this.options;
+    if (!spoolDir) throw refused('data_ref names a file, but SA01_SPOOL_DIR is not set');
+    const file = locate(spoolDir);
+    return { open: () => openBelow(spoolDir, file) };
+  }
+
+  private object(ref: string): Source {
+    const { s3, allowed } = this.options;
+    const [, bucket, key] = /^s3:\/\/([^/]+)\/(.+)$/s.exec(ref) ?? [];
+    if (!bucket || !key) throw refused('data_ref must be s3://bucket/key');
+    const client = this.s3;
+    if (!s3 || !client) throw refused('data_ref names an object, but SA01_S3_ENDPOINT is not set');
+    if (bucket !== s3.bucket && !allowed.some((prefix) => ref.startsWith(prefix))) throw notAllowed(ref);
+    return {
+      open: async (signal) => {
+        const get = new GetObjectCommand({ Bucket: bucket, Key: key });
+        const { Body } = await answered(signal, (abortSignal) => client.send(get, { abortSignal }));
+        return Body as Readable;
+      },
+    };
+  }
+
+  private page(url: URL): Source {
+    if (url.username || url.password) throw refused('data_ref must not hold a user name or a password');
+    // A server may take an encoded slash for a slash, and so leave the directory that is allowed.
+    const isPlain = !/%2f|%5c/i.test(url.pathname);
+    if (!isPlain || !this.options.allowed.some((prefix) => url.href.startsWith(prefix)))
+      throw notAllowed(url.origin + url.pathname);
+    return { open: (signal) => download(url, signal) };
+  }
+}
+
+interface Source {
+  open(signal: AbortSignal): Promise<Readable>;
+}
+
+const notAllowed = (ref: string): SourceError =>
+  refused(`data_ref is not below one of SA01_UPLOAD_SOURCES: ${JSON.stringify(ref.slice(0, 200))}`);
+
+function spoolFile(spoolDir: string, ref: string): string {
+  const name = ref.slice('spool:'.length);
+  if (name === '' || name === '.' || name === '..' || /[/\\\0]/.test(name))
+    throw refused('data_ref must be spool: and the name of a file in the spool, without a path');
+  return path.join(spoolDir, name);
+}
+
+function filePath(url: URL): string {
+  try {
+    return fileURLToPath(url);
+  } catch (error) {
+    throw refused(`data_ref is no path of this host: ${describeError(error)}`);
+  }
+}
+
+/** Opens what is really below the spool, and a file. */
+async function openBelow(spoolDir: string, file: string): Promise<Readable> {
+  // A spool that is not there is a mount that is away, and no missing file.
+  const root = await realpath(spoolDir).catch((error: unknown) => {
+    throw away(`the spool cannot be reached: ${describeError(error)}`);
+  });
+  const target = await realpath(file);
+  if (!target.startsWith(root + path.sep)) throw refused('data_ref leads out of the spool');
+  // Without NONBLOCK a FIFO would hold one of the process's few threads for ever.
+  const handle = await open(target, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  if ((await handle.stat()).isFile()) return handle.createReadStream({ highWaterMark: 1024 * 1024 });
+  await handle.close();
+  throw refused('data_ref is no regular file');
+}
+
+async function download(url: URL, signal: AbortSignal): Promise<Readable> {
+  const response = await answered(signal, (within) =>
+    fetch(url, { redirect: 'manual', headers: { 'accept-encoding': 'identity' }, signal: within }),
+  );
+  // An answer without a body is one of no bytes.
+  if (response.ok) return response.body ? Readable.fromWeb(response.body) : Readable.from([]);
+  await response.body?.cancel();
+  const passes = response.status >= 500 || [408, 425, 429].includes(response.status);
+  throw (passes ? away : refused)(`${url.origin} answers ${response.status}`);
+}
+
+/** The beginning of an answer; one that does not begin is an outage. */
+async function answered<T>(signal: AbortSignal, ask: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const silence = new AbortController();
+  const timer = setTimeout(() => silence.abort(), SILENCE_MS);
+  try {
+    return await ask(AbortSignal.any([signal, silence.signal]));
+  } catch (error) {
+    throw silence.signal.aborted && !signal.aborted ? silent() : error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+const silent = (): SourceError => away(`data_ref: no answer in ${SILENCE_MS / 1000} s`);
+
+/** Hands the bytes on, as many as were promised. */
+async function* measured(bytes: Readable, size: number, ref: string): AsyncGenerator<Uint8Array> {
+  let read = 0;
+  const listen = () => setTimeout(() => bytes.destroy(silent()), SILENCE_MS);
+  let timer = listen();
+  try {
+    for await (const chunk of bytes) {
+      // Only the source's silence counts, not that of a slow reader.
+      clearTimeout(timer);
+      read += chunk.length;
+      if (read > size) throw refused(`size is ${size}, but data_ref has more bytes`);
+      yield chunk;
+      timer = listen();
+    }
+  } catch (error) {
+    throw asSourceError(error, ref);
+  } finally {
+    clearTimeout(timer);
+  }
+  if (read < size) throw refused(`size is ${size}, but data_ref has ${read} bytes`);
+}
+
+/** What the file system says when nobody can mend it by waiting. */
+const REFUSALS = ['ENOENT', 'ENOTDIR', 'EACCES', 'EPERM', 'ELOOP', 'EISDIR', 'ENAMETOOLONG', 'ENXIO'];
+
+function asSourceError(error: unknown, ref: string): unknown {
+  if (error instanceof SourceError || (error instanceof Error && error.name === 'AbortError')) return error;
+  const scheme = ref.slice(0, ref.indexOf(':'));
+  if (error instanceof S3ServiceException) {
+    const status = error.$metadata.httpStatusCode ?? 500;
+    const passes = status >= 500 || status === 429 || status === 408;
+    return (passes ? away : refused)(`data_ref (${scheme}): ${error.name}: ${error.message}`);
+  }
+  const code = (error as NodeJS.ErrnoException)?.code ?? '';
+  return (REFUSALS.includes(code) ? refused : away)(`data_ref (${scheme}): ${describeError(error)}`);
+}
+
+const connect = ({ endpoint, accessKeyId, secretAccessKey }: NonNullable<UploadSourceOptions['s3']>) =>
+  new S3Client({
+    endpoint,
+    forcePathStyle: true,
+    region: 'us-east-1',
+    credentials: { accessKeyId, secretAccessKey },
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+    responseChecksumValidation: 'WHEN_REQUIRED',
+  });
