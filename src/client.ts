@@ -6,7 +6,7 @@ import { MAINTENANCE_SUMMARY, type MaintenanceStatus } from './domain/maintenanc
 import { MEMORY_SUMMARY, MEMORY_WORKFLOW_ID } from './domain/memories.ts';
 import { relayWorkflowId } from './domain/outbox.ts';
 import { outboxDeliveryWorkflowId } from './domain/outboxDelivery.ts';
-import { uploadSummary, uploadWorkflowId } from './domain/uploads.ts';
+import { uploadSummary, uploadTaskQueue, uploadWorkflowId } from './domain/uploads.ts';
 import {
   HealthCheckHandle,
   JobHandle,
@@ -150,7 +150,7 @@ export class OrchestratorClient {
   async startUpload(idempotencyKey: string, filename = idempotencyKey): Promise<UploadHandle> {
     const handle = await this.temporal.workflow.start(uploadRetry, {
       workflowId: uploadWorkflowId(idempotencyKey),
-      taskQueue: this.taskQueue,
+      taskQueue: uploadTaskQueue(this.taskQueue),
       args: [{ idempotency_key: idempotencyKey }],
       workflowIdConflictPolicy: 'USE_EXISTING',
       staticSummary: uploadSummary(filename),

@@ -17,7 +17,7 @@ import { tiersWorthTrying } from './database/uploadTiers.ts';
 import { memoryTaskQueue } from './domain/memories.ts';
 import { relayTaskQueue } from './domain/outbox.ts';
 import { OutboxTopics } from './domain/outboxTopics.ts';
-import { MAX_UPLOADS, uploadTaskQueue } from './domain/uploads.ts';
+import { MAX_UPLOADS, uploadBytesTaskQueue, uploadTaskQueue } from './domain/uploads.ts';
 import { tryKafka } from './kafka/trial.ts';
 import type { HealthModel } from './probes/target.ts';
 import { openPublisher, type Resources } from './resources.ts';
@@ -37,8 +37,8 @@ export interface Parts {
 }
 
 /**
- * Four workers, so that the activities of the relays, of the memory sync and of the uploads never take the slots of the
- * short ones. A relay stops at once when asked and settles its batch, the sync ends its calls, an upload begins anew
+ * Five workers, so that what takes long (relays, the memory sync, bytes of uploads) never takes the slots of short
+ * activities, and thousands of uploads no other workflow's turn. A relay stops at once when asked and settles its batch, the sync ends its calls, an upload begins anew
  * elsewhere; the short activities get the time that is left to finish.
  */
 export async function createWorkers(parts: Parts): Promise<Worker[]> {
@@ -75,14 +75,23 @@ export async function createWorkers(parts: Parts): Promise<Worker[]> {
   const upload = await Worker.create({
     ...common,
     taskQueue: uploadTaskQueue(config.taskQueue),
+    workflowBundle: await workflowBundle(),
+    activities: uploadActivities(parts),
+    shutdownGraceTime: Math.max(0, config.shutdownSeconds - 2) * 1000,
+    maxCachedWorkflows: 200,
+  });
+  const uploadBytes = await Worker.create({
+    ...common,
+    taskQueue: uploadBytesTaskQueue(config.taskQueue),
     activities: uploadBytesActivities(parts),
     shutdownGraceTime: 0,
     maxConcurrentActivityTaskExecutions: MAX_UPLOADS,
   });
-  return [orchestrator, relay, memory, upload];
+  return [orchestrator, relay, memory, upload, uploadBytes];
 }
 
-function shortActivities({ config, health, logger, resources, stop }: Parts) {
+function shortActivities(parts: Parts) {
+  const { config, health, logger, resources, stop } = parts;
   return {
     ...createOutboxDeliveryActivities({ ...resources, stop }),
     ...createDeadLetterActivities({ ...resources, stop }),
@@ -100,13 +109,18 @@ function shortActivities({ config, health, logger, resources, stop }: Parts) {
     }),
     ...createMemoryHurryActivities(resources),
     ...createHealthRecordActivities({ pool: resources.pool, webhook: config.healthWebhook }),
-    ...createUploadActivities({
-      pool: resources.pool,
-      tierNames: tierNames(resources),
-      sources: resources.uploadSources,
-    }),
+    // For an upload that a person starts on this queue.
+    ...uploadActivities(parts),
   };
 }
+
+const uploadActivities = ({ config, resources }: Parts) =>
+  createUploadActivities({
+    pool: resources.pool,
+    tierNames: tierNames(resources),
+    sources: resources.uploadSources,
+    bytesTaskQueue: uploadBytesTaskQueue(config.taskQueue),
+  });
 
 function relayActivities({ config, logger, resources }: Parts) {
   const { deployment, kafka, wakeUps, temporal } = resources;

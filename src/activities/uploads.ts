@@ -21,6 +21,8 @@ export interface UploadDependencies {
   /** Those that are configured. */
   tierNames: readonly TierName[];
   sources: Pick<UploadSources, 'check'>;
+  /** Where the activities run that carry bytes. */
+  bytesTaskQueue: string;
 }
 
 /** An upload as its workflow finds it. */
@@ -33,10 +35,11 @@ export interface AcceptedUpload {
   /** Tiers to which it is still to be brought, and those where bytes may be left. */
   better: TierName[];
   leftovers: TierName[];
+  bytesTaskQueue: string;
 }
 
 /** The short ones, for the queue of short activities. */
-export function createUploadActivities({ pool, tierNames, sources }: UploadDependencies) {
+export function createUploadActivities({ pool, tierNames, sources, bytesTaskQueue }: UploadDependencies) {
   return {
     /**
      * Makes the upload's row the owner of what a person asks for, or finds the one that is there; one that was cancelled
@@ -49,7 +52,7 @@ export function createUploadActivities({ pool, tierNames, sources }: UploadDepen
         else await wakeUpload(pool, key);
         const upload = await readUpload(pool, key);
         if (!upload) throw new OrchestratorError('upload_refused', 'there is no upload under this key');
-        const accepted = acceptedUpload(upload, tierNames);
+        const accepted = { ...acceptedUpload(upload, tierNames), bytesTaskQueue };
         if (accepted.better.length > 0) await markPromoting(pool, key);
         return accepted;
       }),
@@ -84,7 +87,7 @@ async function take(
 const acceptedUpload = (
   { filename, attempts, lastError, receipt, touchedTiers }: Upload,
   tierNames: readonly TierName[],
-): AcceptedUpload => ({
+): Omit<AcceptedUpload, 'bytesTaskQueue'> => ({
   filename,
   attempts,
   lastError,

@@ -107,8 +107,10 @@ export const uploadKey = (filename: string, sha256: string, digest: Digest): str
 export const ownBytes = (idempotencyKey: string): string => `upload:${idempotencyKey}`;
 export const refersToOwnBytes = (dataRef: string | null): boolean => dataRef?.startsWith('upload:') ?? false;
 
-/** Uploads run for as long as large files take; a queue of their own keeps them from taking the slots of short activities. */
+/** Thousands of uploads may begin at once: on a queue of their own they do not stand in the way of the relays' workflows. */
 export const uploadTaskQueue = (taskQueue: string): string => `${taskQueue}-upload`;
+/** What carries bytes takes as long as large files take, and its slots are few. */
+export const uploadBytesTaskQueue = (taskQueue: string): string => `${taskQueue}-upload-bytes`;
 
 /** The tiers of `configured` above `tier`, best first. */
 export const tiersAbove = (tier: TierName, configured: readonly TierName[]): TierName[] =>

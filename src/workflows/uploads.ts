@@ -24,7 +24,6 @@ import {
   type UploadReceipt,
   type UploadState,
   type UploadStatus,
-  uploadTaskQueue,
 } from '../domain/uploads.ts';
 import type { StoredOutcome } from '../domain/uploadTries.ts';
 
@@ -62,11 +61,12 @@ const { acceptUpload, failUpload, cancelUpload } = proxyActivities<UploadActivit
 
 /** Those that carry the file's bytes. */
 const carrying = (
+  taskQueue: string,
   summary: string,
   patience: Pick<ActivityOptions, 'retry' | 'scheduleToCloseTimeout'> = {},
 ) =>
   proxyActivities<UploadBytesActivities>({
-    taskQueue: uploadTaskQueue(workflowInfo().taskQueue),
+    taskQueue,
     // Large files take their time; a worker that dies is noticed by its heartbeats.
     startToCloseTimeout: '1 day',
     heartbeatTimeout: '20 seconds',
@@ -81,6 +81,7 @@ class Upload {
   status: UploadStatus = { state: 'waiting', attempts: 0, last_error: null, receipt: null };
   private readonly start: UploadStart;
   private filename = '';
+  private bytesTaskQueue = '';
   private rounds: number;
   private waits = 0;
   private hurried = false;
@@ -121,6 +122,7 @@ class Upload {
     try {
       const accepted = await acceptUpload(key, request);
       this.filename = accepted.filename;
+      this.bytesTaskQueue = accepted.bytesTaskQueue;
       this.become('waiting', {
         attempts: accepted.attempts,
         receipt: accepted.receipt,
@@ -141,7 +143,7 @@ class Upload {
       this.become('trying');
       const attempt = this.status.attempts + 1;
       const round = { key: this.start.key, everyTier: this.takeHurry(), attempt };
-      const outcome = await carrying(`stores ${this.filename}`)
+      const outcome = await carrying(this.bytesTaskQueue, `stores ${this.filename}`)
         .storeUpload(round)
         .catch((error: unknown) => this.giveUp(refusalIn(error)));
       if (outcome.kind === 'stored') return outcome;
@@ -163,7 +165,10 @@ class Upload {
       await this.wait(secondsToNextPromotion(this.rounds), `on ${receipt.tier}, until the next look above`);
       this.rounds += 1;
       const round = { key: this.start.key, everyTier: this.takeHurry() };
-      const outcome = await carrying(`brings ${this.filename} to a better tier`).promoteUpload(round);
+      const outcome = await carrying(
+        this.bytesTaskQueue,
+        `brings ${this.filename} to a better tier`,
+      ).promoteUpload(round);
       if (outcome.kind === 'stored') {
         this.rounds = 0;
         return outcome;
@@ -181,12 +186,16 @@ class Upload {
   private async tidy({ leftovers }: StoredOutcome): Promise<void> {
     if (leftovers.length === 0) return;
     // What cannot be removed in this time is left to the janitor.
-    const { clearLeftovers } = carrying('removes the copies below', { scheduleToCloseTimeout: '10 minutes' });
+    const { clearLeftovers } = carrying(this.bytesTaskQueue, 'removes the copies below', {
+      scheduleToCloseTimeout: '10 minutes',
+    });
     await clearLeftovers(this.start.key).catch((error: unknown) => this.tolerate(error));
   }
 
   private async verify(): Promise<void> {
-    const { verifyUpload } = carrying('looks whether it is still there', { retry: { maximumAttempts: 3 } });
+    const { verifyUpload } = carrying(this.bytesTaskQueue, 'looks whether it is still there', {
+      retry: { maximumAttempts: 3 },
+    });
     await verifyUpload(this.start.key).catch((error: unknown) => {
       const { code, reason } = refusalIn(error);
       // A tier that is away takes nothing back of what it has said.

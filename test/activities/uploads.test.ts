@@ -288,7 +288,7 @@ test('whatever the tiers do, what the row calls stored is there, and only defini
 
 suite('accepting', () => {
   const short = ({ pool, sources }: Awaited<ReturnType<typeof rig>>) =>
-    createUploadActivities({ pool, tierNames: TIER_NAMES, sources });
+    createUploadActivities({ pool, tierNames: TIER_NAMES, sources, bytesTaskQueue: 'bytes' });
 
   test('by key it finds what is there; without a row, or with a bad reference, it is refused', async () => {
     await using r = await rig();

@@ -8,7 +8,7 @@ import { type PurgeProgress, purgeStart } from '../../src/domain/maintenance.ts'
 import { MEMORY_WORKFLOW_ID, type MemorySyncReport } from '../../src/domain/memories.ts';
 import type { OutboxRelayReport } from '../../src/domain/outbox.ts';
 import type { ParkedMessage } from '../../src/domain/outboxDelivery.ts';
-import type { UploadReceipt } from '../../src/domain/uploads.ts';
+import { type UploadReceipt, uploadBytesTaskQueue } from '../../src/domain/uploads.ts';
 import { eventually } from '../support/eventually.ts';
 import { healthPlan } from '../support/healthPlan.ts';
 import { beatUntilCancelled } from '../support/workflows.ts';
@@ -295,7 +295,8 @@ function uploadRetry(): Scenario {
     stored_at: '2026-11-23T12:00:00.000Z',
     promoted_at: null,
   };
-  const waiting = { attempts: 0, lastError: null, receipt: null, better: [], leftovers: [] };
+  const bytesTaskQueue = uploadBytesTaskQueue('record');
+  const waiting = { attempts: 0, lastError: null, receipt: null, better: [], leftovers: [], bytesTaskQueue };
   let rounds = 0;
   let looks = 0;
   return {

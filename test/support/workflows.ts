@@ -2,7 +2,7 @@ import { CancelledFailure, heartbeat, sleep } from '@temporalio/activity';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { memoryTaskQueue } from '../../src/domain/memories.ts';
 import { relayTaskQueue } from '../../src/domain/outbox.ts';
-import { uploadTaskQueue } from '../../src/domain/uploads.ts';
+import { uploadBytesTaskQueue, uploadTaskQueue } from '../../src/domain/uploads.ts';
 import { workflowBundle } from '../../src/workflowBundle.ts';
 import { testStack } from './stack.ts';
 
@@ -25,11 +25,18 @@ export async function beatUntilCancelled(): Promise<void> {
 export async function runWorkflows(namespace: string, taskQueue: string, activities: object) {
   const connection = await NativeConnection.connect({ address: testStack().env().SA01_TEMPORAL_HOST! });
   const common = { connection, namespace, maxHeartbeatThrottleInterval: '100 milliseconds' } as const;
+  const bundle = await workflowBundle();
   const workers = [
-    await Worker.create({ ...common, taskQueue, workflowBundle: await workflowBundle(), activities }),
+    await Worker.create({ ...common, taskQueue, workflowBundle: bundle, activities }),
     await Worker.create({ ...common, taskQueue: relayTaskQueue(taskQueue), activities }),
     await Worker.create({ ...common, taskQueue: memoryTaskQueue(taskQueue), activities }),
-    await Worker.create({ ...common, taskQueue: uploadTaskQueue(taskQueue), activities }),
+    await Worker.create({
+      ...common,
+      taskQueue: uploadTaskQueue(taskQueue),
+      workflowBundle: bundle,
+      activities,
+    }),
+    await Worker.create({ ...common, taskQueue: uploadBytesTaskQueue(taskQueue), activities }),
   ];
   const running = workers.map((worker) => worker.run());
   return {

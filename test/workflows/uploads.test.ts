@@ -5,7 +5,13 @@ import { WorkflowFailedError } from '@temporalio/client';
 import type { UploadBytesActivities } from '../../src/activities/uploadBytes.ts';
 import type { AcceptedUpload, UploadActivities } from '../../src/activities/uploads.ts';
 import type { UploadRetryInput } from '../../src/domain/uploadInput.ts';
-import { type TierName, tiersAbove, type UploadReceipt, uploadWorkflowId } from '../../src/domain/uploads.ts';
+import {
+  type TierName,
+  tiersAbove,
+  type UploadReceipt,
+  uploadBytesTaskQueue,
+  uploadWorkflowId,
+} from '../../src/domain/uploads.ts';
 import type { StoredOutcome, TryOutcome } from '../../src/domain/uploadTries.ts';
 import { retryUploadSignal, uploadRetry, uploadStatusQuery } from '../../src/workflows/uploads.ts';
 import { eventually } from '../support/eventually.ts';
@@ -41,6 +47,7 @@ const fresh: AcceptedUpload = {
   receipt: null,
   better: [],
   leftovers: [],
+  bytesTaskQueue: uploadBytesTaskQueue(taskQueue),
 };
 
 type Activities = UploadActivities & UploadBytesActivities;
