@@ -33,11 +33,18 @@ const options = ['--disable-warning=TimeoutNegativeWarning'];
 
 // Batches come and go as buffers of a megabyte. Without these glibc keeps what is freed, 80 MB in a worker.
 const memory = { MALLOC_ARENA_MAX: '1', MALLOC_TRIM_THRESHOLD_: '131072' };
+// For files and name look-ups. A mount that hangs holds one for each upload that was begun on it.
+const threads = { UV_THREADPOOL_SIZE: '16' };
 
 const program = spawn(pinnedNode, [...options, ...process.argv.slice(2)], {
   cwd: root,
   stdio: 'inherit',
-  env: { ...memory, ...process.env, PATH: `${path.dirname(pinnedNode)}${path.delimiter}${process.env.PATH}` },
+  env: {
+    ...memory,
+    ...threads,
+    ...process.env,
+    PATH: `${path.dirname(pinnedNode)}${path.delimiter}${process.env.PATH}`,
+  },
 });
 // A terminal sends Ctrl-C to the program as well; a second one would be an order to stop at once.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => program.kill('SIGTERM'));

@@ -45,7 +45,7 @@ export const owners: { [Topic in ConsumedTopic]?: Owner<Topic> } = {
   async 'upload.retry'(client, messages) {
     const refused = await takeUploads(
       client,
-      messages.map(({ message, ...own }) => ({ ...message, ...own })),
+      messages.map(({ message, ...own }) => ({ ...message, ...own, sentAt: own.record.timestamp })),
     );
     return refused.map(({ upload, fault }) => ({ record: upload.record, fault }));
   },

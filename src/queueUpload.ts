@@ -38,7 +38,7 @@ const MAX_BESIDE_BYTES = 20_000;
 /**
  * Has a file stored, inside the caller's own transaction: it is stored if and only if that commits. Up to 700,000 bytes
  * travel in the message; more are written to the spool first, a directory that the workers see as SA01_SPOOL_DIR, and
- * only a reference travels. If the transaction does not commit, the janitor removes that file.
+ * only a reference travels. The janitor removes that file, also if the transaction does not commit.
  * @throws OrchestratorError invalid_message, naming each field at fault; invalid_input, if a spool is needed and there is
  *   none; storage_unavailable, if it cannot be written. The transaction is still usable.
  */
@@ -128,7 +128,7 @@ async function carry(
     );
   const file = await spool(spoolDir, all(head, hashed));
   const upload = known();
-  // A name for each upload, also for equal bytes: the first one that is stored removes its file.
+  // A name for each content: under a name that was stored already, other bytes would not be looked at.
   return { ...upload, data_b64: null, data_ref: await file.keepAs(digest(upload.idempotencyKey)) };
 }
 

@@ -17,7 +17,7 @@ const NODE_OPTIONS = [
   '--max-semi-space-size=6',
   '--heap-growing-percent=50',
 ];
-const MEMORY = { MALLOC_ARENA_MAX: '1', MALLOC_TRIM_THRESHOLD_: '131072' };
+const ENVIRONMENT = { MALLOC_ARENA_MAX: '1', MALLOC_TRIM_THRESHOLD_: '131072', UV_THREADPOOL_SIZE: '16' };
 const READY_WITHIN_MS = 60_000;
 
 export class WorkerProcess implements AsyncDisposable {
@@ -30,7 +30,7 @@ export class WorkerProcess implements AsyncDisposable {
     this.#logFile = logFile;
     this.metricsAddress = env.SA01_METRICS_ADDRESS ?? '127.0.0.1:9464';
     this.process = spawn(process.execPath, [...NODE_OPTIONS, 'src/worker.ts'], {
-      env: { ...process.env, ...MEMORY, ...env },
+      env: { ...process.env, ...ENVIRONMENT, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     const { stdout, stderr } = this.process;

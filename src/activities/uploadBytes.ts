@@ -1,14 +1,14 @@
-import { cancellationSignal, heartbeat, log, metricMeter } from '@temporalio/activity';
+import type { Readable } from 'node:stream';
+import { cancellationSignal, heartbeat, metricMeter } from '@temporalio/activity';
 import type pg from 'pg';
 import { fromPostgres, withClient } from '../database/postgres.ts';
 import { markCleared, markPromoted, markStored, markTried, objectKey } from '../database/uploadOutcomes.ts';
-import { isReferenceNeeded, readUpload } from '../database/uploads.ts';
-import { describeError, OrchestratorError } from '../domain/errors.ts';
+import { readUpload } from '../database/uploads.ts';
+import { OrchestratorError } from '../domain/errors.ts';
 import { type TierName, tiersAbove, tiersBelow, type Upload, type UploadReceipt } from '../domain/uploads.ts';
 import {
   type FailedOutcome,
   failedOutcome,
-  type StoredOutcome,
   storedOutcome,
   type TierReason,
   type TryOutcome,
@@ -16,7 +16,16 @@ import {
 import type { StorageTier } from '../storage/tier.ts';
 import { SourceError, type UploadSources } from '../storage/uploadSources.ts';
 import { toFailure, workerStops } from './failure.ts';
-import { examined, factsOf, type ToStore, tierLimitMs, tryTiers, UploadSource } from './uploadRound.ts';
+import {
+  examined,
+  factsOf,
+  type ToStore,
+  tierLimitMs,
+  tryTiers,
+  UploadSource,
+  unlessAborted,
+  within,
+} from './uploadRound.ts';
 
 export interface UploadBytesDependencies {
   pool: pg.Pool;
@@ -71,7 +80,7 @@ async function atLength<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T
   const signal = cancellationSignal();
   const beating = setInterval(() => heartbeat(), BEAT_MS);
   try {
-    return await work(signal);
+    return await unlessAborted(signal, work);
   } catch (error) {
     if (!signal.aborted) throw toFailure(fromPostgres(error));
     throw signal.reason?.message === 'WORKER_SHUTDOWN' ? workerStops() : signal.reason;
@@ -83,10 +92,12 @@ async function atLength<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T
 class UploadBytes {
   private readonly dependencies: UploadBytesDependencies;
   private readonly tierNames: TierName[];
+  private readonly limitMs: (size: number) => number;
 
   constructor(dependencies: UploadBytesDependencies) {
     this.dependencies = dependencies;
     this.tierNames = dependencies.tiers.map(({ name }) => name);
+    this.limitMs = dependencies.limitMs ?? tierLimitMs;
   }
 
   async store(
@@ -96,13 +107,14 @@ class UploadBytes {
     const { pool, sources } = this.dependencies;
     const upload = await this.read(key);
     // The earlier attempt of this activity stored it, and its answer was lost.
-    if (upload.receipt) return this.stored(upload, upload.receipt);
+    if (upload.receipt) return storedOutcome(upload.receipt, upload.touchedTiers, this.tierNames);
     if (upload.state !== 'waiting')
       throw new OrchestratorError('upload_refused', `this upload is ${upload.state}`);
-    const source = new UploadSource(pool, sources, upload, signal);
+    const source = new UploadSource(pool, sources, upload);
     try {
-      const facts = await examined(pool, source, upload);
-      const tried = await this.try(upload, { facts, open: () => source.open(), signal }, everyTier);
+      const facts = await examined(pool, source, upload, signal, this.limitMs(upload.size));
+      const open = (limited: AbortSignal) => source.open(limited);
+      const tried = await this.try(upload, { facts, open, signal }, everyTier);
       if ('reasons' in tried) {
         if (source.error) throw source.error;
         return await this.failed(upload, failedOutcome(this.tierNames, tried.reasons), attempt);
@@ -111,7 +123,7 @@ class UploadBytes {
       const now = await withClient(pool, (client) => markStored(client, key, attempt, { ...tried, promote }));
       if (!now?.receipt) throw new OrchestratorError('upload_refused', `this upload is ${now?.state}`);
       count('uploads_stored', 'uploads that a tier has verified', { tier: tried.tier });
-      return await this.stored(now, now.receipt);
+      return storedOutcome(now.receipt, now.touchedTiers, this.tierNames);
     } catch (error) {
       // The source's outages are waited for as the tiers' are.
       if (!(error instanceof SourceError) || !error.retryable) throw error;
@@ -128,9 +140,10 @@ class UploadBytes {
     const better = tiersAbove(receipt.tier, this.tierNames);
     // The earlier attempt of this activity did it, and its answer was lost.
     if (better.length === 0) return storedOutcome(receipt, upload.touchedTiers, this.tierNames);
-    const from = this.tier(receipt.tier);
-    const open = () => from.read(objectKey(key), signal);
-    const tried = await this.try(upload, { facts: factsOf(upload), open, signal }, everyTier, better);
+    const open = (limited: AbortSignal) => this.storedBytes(upload, receipt.tier, limited);
+    const toStore = { facts: factsOf(upload), open, signal };
+    // Where all that is below is lost, the upload keeps saying so.
+    const tried = await this.try(upload, toStore, everyTier, better).catch(ofSource);
     if ('reasons' in tried) {
       const outcome = failedOutcome(better, tried.reasons);
       await markTried(pool, key, { error: outcome.error, attempts: upload.attempts });
@@ -150,7 +163,8 @@ class UploadBytes {
     const { receipt, touchedTiers } = await this.read(key);
     if (!receipt) return;
     for (const name of tiersBelow(receipt.tier, touchedTiers)) {
-      await this.tier(name).remove(objectKey(key), signal);
+      const tier = this.tier(name);
+      await within(this.limitMs(0), signal, (limited) => tier.remove(objectKey(key), limited));
       await markCleared(this.dependencies.pool, key, [name]);
     }
   }
@@ -159,7 +173,10 @@ class UploadBytes {
     const upload = await this.read(key);
     const { receipt } = upload;
     if (!receipt) throw new OrchestratorError('upload_refused', `this upload is ${upload.state}`);
-    const copy = await this.tier(receipt.tier).verify(objectKey(key), factsOf(upload), signal);
+    const tier = this.tier(receipt.tier);
+    const copy = await within(this.limitMs(upload.size), signal, (limited) =>
+      tier.verify(objectKey(key), factsOf(upload), limited),
+    );
     if (copy) return receipt;
     throw new OrchestratorError('upload_corrupt', `${receipt.location} is not there any more`);
   }
@@ -171,25 +188,23 @@ class UploadBytes {
     everyTier: boolean,
     among: readonly TierName[] = this.tierNames,
   ) {
-    const { pool, tiers, tiersWorthTrying, limitMs = tierLimitMs } = this.dependencies;
+    const { pool, tiers, tiersWorthTrying } = this.dependencies;
     const worth = everyTier ? this.tierNames : await tiersWorthTrying();
     const chosen = tiers.filter(({ name }) => among.includes(name));
+    const { limitMs } = this;
     return tryTiers({ pool, tiers: chosen, worth, key: upload.idempotencyKey, toStore, limitMs });
   }
 
-  private async stored(upload: Upload, receipt: UploadReceipt): Promise<StoredOutcome> {
-    await this.release(upload).catch((error: unknown) => {
-      // The janitor finds it.
-      log.warn('a spool file stays', { error: describeError(error) });
-    });
-    return storedOutcome(receipt, upload.touchedTiers, this.tierNames);
-  }
-
-  /** The spool's file has served, unless another upload waits for it. */
-  private async release({ idempotencyKey, dataRef }: Upload): Promise<void> {
+  /** Redis may have lost or changed its copy, or be away: what the upload came with was kept. */
+  private async storedBytes(upload: Upload, name: TierName, signal: AbortSignal): Promise<Readable> {
+    const tier = this.tier(name);
+    const key = objectKey(upload.idempotencyKey);
+    const isThere =
+      name !== 'redis' || (await tier.verify(key, factsOf(upload), signal).catch(() => undefined));
+    signal.throwIfAborted();
+    if (isThere) return tier.read(key, signal);
     const { pool, sources } = this.dependencies;
-    if (dataRef !== null && !(await isReferenceNeeded(pool, dataRef, idempotencyKey)))
-      await sources.release(dataRef);
+    return new UploadSource(pool, sources, upload).open(signal);
   }
 
   private async failed(
@@ -214,6 +229,12 @@ class UploadBytes {
     if (tier) return tier;
     throw new OrchestratorError('storage_unavailable', `this worker is not configured for the tier ${name}`);
   }
+}
+
+function ofSource(error: unknown): { reasons: TierReason[] } {
+  if (!(error instanceof SourceError)) throw error;
+  const code = error.retryable ? 'storage_unavailable' : 'storage_refused';
+  return { reasons: [{ tier: 'source', code, message: error.message }] };
 }
 
 const count = (name: string, description: string, tags: Record<string, string>): void =>

@@ -1,5 +1,6 @@
 import { Readable } from 'node:stream';
 import type pg from 'pg';
+import { fromPostgres } from '../database/postgres.ts';
 import { markExamined, markTouched, objectKey } from '../database/uploadOutcomes.ts';
 import { readUploadBytes } from '../database/uploads.ts';
 import { describeError, OrchestratorError } from '../domain/errors.ts';
@@ -12,8 +13,8 @@ import { SourceError, type UploadSources } from '../storage/uploadSources.ts';
 /** Bytes, and what they have to be. */
 export interface ToStore {
   facts: StoredFacts;
-  /** Opens them anew for each tier. */
-  open(): Promise<Readable>;
+  /** Opens them anew for each tier, until `signal` aborts. */
+  open(signal: AbortSignal): Promise<Readable>;
   signal: AbortSignal;
 }
 
@@ -24,20 +25,19 @@ export class UploadSource {
   private readonly pool: pg.Pool;
   private readonly sources: UploadSources;
   private readonly upload: Upload;
-  private readonly signal: AbortSignal;
 
-  constructor(pool: pg.Pool, sources: UploadSources, upload: Upload, signal: AbortSignal) {
+  constructor(pool: pg.Pool, sources: UploadSources, upload: Upload) {
     this.pool = pool;
     this.sources = sources;
     this.upload = upload;
-    this.signal = signal;
   }
 
-  async open(): Promise<Readable> {
+  /** @throws SourceError; OrchestratorError postgres_unavailable, postgres_refused, upload_refused */
+  async open(signal: AbortSignal): Promise<Readable> {
     const { dataRef, size } = this.upload;
     if (dataRef === null) return this.ownBytes();
     try {
-      const bytes = await this.sources.open(dataRef, size, this.signal);
+      const bytes = await this.sources.open(dataRef, size, signal);
       return bytes.on('error', (error) => this.note(error));
     } catch (error) {
       this.note(error);
@@ -46,7 +46,10 @@ export class UploadSource {
   }
 
   private async ownBytes(): Promise<Readable> {
-    const bytes = await readUploadBytes(this.pool, this.upload.idempotencyKey);
+    const bytes = await readUploadBytes(this.pool, this.upload.idempotencyKey).catch((error: unknown) => {
+      // A tier would take it for bytes that break off.
+      throw fromPostgres(error);
+    });
     if (bytes === null) throw new OrchestratorError('upload_refused', 'the row has no bytes any more');
     return Readable.from(bytes.length > 0 ? [bytes] : [], { objectMode: false });
   }
@@ -56,10 +59,20 @@ export class UploadSource {
   }
 }
 
-/** What the bytes are; read once to know it, where a message brought a reference only. @throws SourceError */
-export async function examined(pool: pg.Pool, source: UploadSource, upload: Upload): Promise<StoredFacts> {
+/**
+ * What the bytes are; read once to know it, where a message brought a reference only.
+ * @throws SourceError, also if that does not end within `limitMs`
+ */
+export async function examined(
+  pool: pg.Pool,
+  source: UploadSource,
+  upload: Upload,
+  signal: AbortSignal,
+  limitMs: number,
+): Promise<StoredFacts> {
   if (upload.sha256 !== null) return factsOf(upload);
-  const { sha256 } = await digestOf(await source.open());
+  const read = async (limited: AbortSignal) => digestOf(await source.open(limited));
+  const { sha256 } = await within(limitMs, signal, read, SourceError);
   await markExamined(pool, upload.idempotencyKey, sha256);
   return factsOf({ ...upload, sha256 });
 }
@@ -106,43 +119,53 @@ export async function tryTiers({
     await markTouched(pool, key, name);
     try {
       const copy = await within(limitMs(facts.size), signal, (limited) =>
-        tier.store(objectKey(key), toStore.open, facts, limited),
+        tier.store(objectKey(key), () => toStore.open(limited), facts, limited),
       );
       return { ...copy, tier: name };
     } catch (error) {
       signal.throwIfAborted();
-      if (error instanceof SourceError) throw error;
+      if (error instanceof SourceError || isPostgres(error)) throw error;
       reasons.push(reasonOf(name, error));
     }
   }
   return { reasons };
 }
 
-/**
- * Ends when `work` does, at the latest when the time is over or `signal` aborts: nothing can call back a file operation
- * on a mount that hangs, so it is left behind. Whatever it does later, it marks nothing.
- */
-async function within<T>(
+/** The row itself could not be read: no tier is to blame, and nothing is spent. */
+const isPostgres = (error: unknown): boolean =>
+  error instanceof OrchestratorError && ['postgres_unavailable', 'postgres_refused'].includes(error.code);
+
+/** Ends when `work` does, at the latest when the time is over or `signal` aborts. @throws a `Late` storage_unavailable */
+export async function within<T>(
   limitMs: number,
   signal: AbortSignal,
   work: (signal: AbortSignal) => Promise<T>,
+  Late = OrchestratorError,
 ): Promise<T> {
-  const late = new OrchestratorError(
-    'storage_unavailable',
-    `it did not end within ${Math.round(limitMs / 1000)} s`,
-  );
+  const late = new Late('storage_unavailable', `it did not end within ${Math.round(limitMs / 1000)} s`);
   const limit = new AbortController();
   const timer = setTimeout(() => limit.abort(late), limitMs);
   const limited = AbortSignal.any([signal, limit.signal]);
   try {
-    const ended = new Promise<never>((_, reject) =>
-      limited.addEventListener('abort', () => reject(limited.reason), { once: true }),
-    );
-    limited.throwIfAborted();
-    return await Promise.race([work(limited), ended]);
+    return await unlessAborted(limited, work);
   } finally {
     clearTimeout(timer);
   }
+}
+
+/**
+ * Ends when `work` does, at the latest when `signal` aborts: nothing can call back a file operation on a mount that
+ * hangs, so it is left behind. Each step asks for the state that it starts from, so whatever it does later does no harm.
+ */
+export async function unlessAborted<T>(
+  signal: AbortSignal,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  signal.throwIfAborted();
+  const aborted = new Promise<never>((_, reject) =>
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true }),
+  );
+  return await Promise.race([work(signal), aborted]);
 }
 
 /** An error that a tier does not know is no definite no: the next one is tried, and later this one again. */

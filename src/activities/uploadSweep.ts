@@ -2,10 +2,17 @@ import { activityInfo, cancellationSignal, heartbeat, log, metricMeter } from '@
 import type pg from 'pg';
 import { connect, disconnect, fromPostgres, inTransaction } from '../database/postgres.ts';
 import { markCleared, objectKey } from '../database/uploadOutcomes.ts';
-import { nextLeftovers, pathsInUse, referencesInUse, referencesOnTheirWay } from '../database/uploadSweep.ts';
+import {
+  nextLeftovers,
+  pathsInUse,
+  type ReferenceUse,
+  referencesInUse,
+  referencesOnTheirWay,
+} from '../database/uploadSweep.ts';
 import { describeError, OrchestratorError } from '../domain/errors.ts';
 import {
   isSpoolFileDue,
+  type SpoolUse,
   SWEEP_LIMITS,
   type Sweep,
   type SweepLimits,
@@ -125,12 +132,13 @@ class UploadSweep {
     for await (const files of oldSpoolFiles(spoolDir, this.now - youngest * HOUR_MS)) {
       // Right before the files go: an upload may have been queued since the sweep began.
       const onTheirWay = await asked(referencesOnTheirWay(pool));
+      const pathsOnTheirWay = await filesBehind([...onTheirWay]);
       const refs = files.map(({ ref }) => ref);
       const uses = await asked(referencesInUse(pool, refs));
       for (const file of files) {
         signal.throwIfAborted();
-        const isNeeded = needed.has(file.path) || onTheirWay.has(file.ref);
-        const use = isNeeded ? 'needed' : (uses.get(file.ref) ?? 'unknown');
+        const isNeeded = needed.has(file.path) || onTheirWay.has(file.ref) || pathsOnTheirWay.has(file.path);
+        const use = isNeeded ? 'needed' : useOf(file, uses.get(file.ref));
         const ageHours = (this.now - file.writtenAt) / HOUR_MS;
         if (isSpoolFileDue(use, ageHours, this.limits)) await this.spoolFile(file);
       }
@@ -194,6 +202,12 @@ class UploadSweep {
     this.sweep.swept[what] += 1;
     if (!this.dryRun) this.removed.add(1, { what });
   }
+}
+
+/** What was written after its upload was stored may be something else, and nobody has its bytes. */
+function useOf({ writtenAt }: SpooledFile, use: ReferenceUse | undefined): SpoolUse {
+  if (use?.needed) return 'needed';
+  return use?.storedAt && writtenAt <= use.storedAt.getTime() ? 'done' : 'unknown';
 }
 
 /** A statement whose error is told from those of the places. */

@@ -6,6 +6,7 @@ import {
   isSendable,
   isText,
   NOT_UNDERSTOOD,
+  parseObject,
   storableText,
 } from '../domain/consumedRecord.ts';
 import { MEMORY_TOPIC } from '../domain/memories.ts';
@@ -246,8 +247,12 @@ function letterId(record: ConsumedRecord): string {
     .slice(0, 32);
 }
 
+/** With the `data_ref` of what could be an upload: it keeps the spool's file as long as the letter is unresolved. */
 function letterPayload({ partition, offset, timestamp, key, value }: ConsumedRecord) {
+  const parsed = parseObject(value);
+  const ref = 'fields' in parsed ? parsed.fields.data_ref : undefined;
   return {
+    ...(typeof ref === 'string' ? { data_ref: ref } : {}),
     raw_base64: base64(value),
     sendable: isSendable(value),
     partition,

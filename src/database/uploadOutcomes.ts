@@ -65,7 +65,10 @@ export async function markTried(
   );
 }
 
-/** A tier has the bytes: the row says so, drops its own, and an event tells it. Returns the upload as it is then. */
+/**
+ * A tier has the bytes: the row says so, drops its own, and an event tells it. Redis may lose what it said it has, so
+ * beside it the row keeps them. Returns the upload as it is then.
+ */
 export function markStored(
   client: pg.ClientBase,
   idempotencyKey: string,
@@ -76,7 +79,7 @@ export function markStored(
     const { rowCount } = await client.query(
       `UPDATE orchestrator.upload
        SET state = $2, tier = $3, location = $4, durability = $5, stored_at = now(), updated_at = now(),
-         attempts = $6, last_error = NULL, data = NULL
+         attempts = $6, last_error = NULL, data = CASE WHEN $3 = 'redis' THEN data END
        WHERE idempotency_key = $1 AND state = 'waiting'`,
       [idempotencyKey, promote ? 'promoting' : 'stored', tier, location, durability, attempts],
     );
@@ -95,7 +98,7 @@ export function markPromoted(
     const { rowCount } = await client.query(
       `UPDATE orchestrator.upload
        SET state = $3, tier = $4, location = $5, durability = $6, promoted_at = now(), updated_at = now(),
-         last_error = NULL
+         last_error = NULL, data = NULL
        WHERE idempotency_key = $1 AND state = 'promoting' AND tier = $2`,
       [idempotencyKey, from, promote ? 'promoting' : 'promoted', tier, location, durability],
     );

@@ -1,20 +1,29 @@
 import { CANCELLED_UPLOAD_DAYS } from '../domain/maintenance.ts';
-import type { SpoolUse } from '../domain/uploadSweep.ts';
 import { TIER_NAMES, type TierName, UPLOAD_TOPIC } from '../domain/uploads.ts';
 import type { Queryable } from './postgres.ts';
 
-/** A failed upload is tried again when its dead letter is replayed, a cancelled one when somebody starts it again. */
-const NEEDS_BYTES = `state IN ('waiting', 'failed', 'cancelled')`;
+/**
+ * A failed upload is tried again when its dead letter is replayed, a cancelled one when somebody starts it again. Redis
+ * may lose what it said it has.
+ */
+const NEEDS_BYTES = `(state IN ('waiting', 'failed', 'cancelled') OR tier = 'redis')`;
 
-/** What these references are to the uploads; those that no upload has are not in the answer. */
-export async function referencesInUse(client: Queryable, refs: string[]): Promise<Map<string, SpoolUse>> {
-  const { rows } = await client.query<{ ref: string; needed: boolean }>({
+/** What uploads have to do with the bytes behind a reference. */
+export interface ReferenceUse {
+  needed: boolean;
+  /** When the last of them was stored. */
+  storedAt: Date | null;
+}
+
+/** Of these references; those that no upload has are not in the answer. */
+export async function referencesInUse(client: Queryable, refs: string[]): Promise<Map<string, ReferenceUse>> {
+  const { rows } = await client.query<{ ref: string } & ReferenceUse>({
     name: 'upload-references',
-    text: `SELECT data_ref AS ref, bool_or(${NEEDS_BYTES}) AS needed
+    text: `SELECT data_ref AS ref, bool_or(${NEEDS_BYTES}) AS needed, max(stored_at) AS "storedAt"
            FROM orchestrator.upload WHERE data_ref = ANY ($1::text[]) GROUP BY data_ref`,
     values: [refs],
   });
-  return new Map(rows.map(({ ref, needed }) => [ref, needed ? 'needed' : 'done']));
+  return new Map(rows.map(({ ref, ...use }) => [ref, use]));
 }
 
 /**

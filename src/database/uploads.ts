@@ -15,6 +15,8 @@ import type { Queryable } from './postgres.ts';
 export interface AskedUpload extends UploadRequest {
   idempotencyKey: string;
   dataBase64: string | null;
+  /** In milliseconds of the epoch, as its record says. */
+  sentAt: number;
 }
 
 /** Why an upload is not taken. */
@@ -25,8 +27,8 @@ const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).dig
 
 /**
  * Takes uploads in the caller's transaction: from its commit on, nothing but a tier that has verified the bytes ends
- * them. A key that is there already is not taken again, except that an upload which had become a dead letter, or was
- * refused before anybody saw its bytes, waits again. Returns those that must not be taken, with the reason.
+ * them. A key that is there already is not taken again, except that an upload which had become a dead letter waits
+ * again, and one that was cancelled before the message was sent. Returns those that must not be taken, with the reason.
  */
 export async function takeUploads<Asked extends AskedUpload>(
   client: pg.ClientBase,
@@ -51,7 +53,7 @@ export async function takeUploads<Asked extends AskedUpload>(
   }));
   await revive(
     client,
-    faults.filter(({ fault }) => fault === undefined).map(({ upload }) => upload.idempotencyKey),
+    faults.filter(({ fault }) => fault === undefined).map(({ upload }) => upload),
   );
   return faults.filter((refused): refused is { upload: Asked; fault: string } => refused.fault !== undefined);
 }
@@ -125,11 +127,15 @@ function faultOf(
 
 const REVIVED = `state = 'waiting', attempts = 0, last_error = NULL, updated_at = now()`;
 
-async function revive(client: Queryable, keys: string[]): Promise<void> {
+/** What was sent before the cancellation only comes again; what was sent after it is a new wish. */
+async function revive(client: Queryable, asked: AskedUpload[]): Promise<void> {
   await client.query({
     name: 'uploads-revive',
-    text: `UPDATE orchestrator.upload SET ${REVIVED} WHERE idempotency_key = ANY($1::text[]) AND state = 'failed'`,
-    values: [keys],
+    text: `UPDATE orchestrator.upload SET ${REVIVED}
+           FROM unnest($1::text[], $2::float8[]) AS asked (key, sent_at)
+           WHERE idempotency_key = key
+             AND (state = 'failed' OR state = 'cancelled' AND sent_at > extract(epoch FROM updated_at) * 1000)`,
+    values: [asked.map(({ idempotencyKey }) => idempotencyKey), asked.map(({ sentAt }) => sentAt)],
   });
 }
 
@@ -237,24 +243,11 @@ function receiptOf({
   };
 }
 
-/** The bytes that a message brought; null where it brought a reference, or a tier has them. */
+/** The bytes that a message brought; null where it brought a reference, or a tier better than Redis has them. */
 export async function readUploadBytes(client: Queryable, idempotencyKey: string): Promise<Buffer | null> {
   const { rows } = await client.query<{ data: Buffer | null }>(
     'SELECT data FROM orchestrator.upload WHERE idempotency_key = $1',
     [idempotencyKey],
   );
   return rows[0]?.data ?? null;
-}
-
-/** Whether another upload still waits for the bytes behind this reference. */
-export async function isReferenceNeeded(
-  client: Queryable,
-  dataRef: string,
-  idempotencyKey: string,
-): Promise<boolean> {
-  const { rowCount } = await client.query(
-    `SELECT FROM orchestrator.upload WHERE state = 'waiting' AND data_ref = $1 AND idempotency_key <> $2 LIMIT 1`,
-    [dataRef, idempotencyKey],
-  );
-  return rowCount === 1;
 }

@@ -80,6 +80,8 @@ interface Shape<T> {
   fields: Record<string, Rule>;
   /** The field by which records are keyed: a record's key says the same, or there is none. */
   keyedBy?: string;
+  /** Its key becomes part of a workflow's id. */
+  hasWorkflow?: boolean;
   /** What one field cannot say alone. */
   contradictions?(fields: Fields): string[];
   read(fields: Fields): T;
@@ -113,6 +115,7 @@ const SHAPES: { [Topic in ConsumedTopic]: Shape<TopicMessages[Topic]> } = {
       data_ref: orNothing(text(1_024)),
     },
     keyedBy: 'filename',
+    hasWorkflow: true,
     contradictions({ data_b64, data_ref, size }) {
       if (data_b64 == null && data_ref == null)
         return ['data_b64 and data_ref are missing: the producer sent no bytes'];
@@ -141,6 +144,7 @@ const SHAPES: { [Topic in ConsumedTopic]: Shape<TopicMessages[Topic]> } = {
       metadata: orNothing(object),
       queued_at: [(value) => !Number.isNaN(epochMs(value)), 'a moment such as 2026-01-31T12:00:00Z'],
     },
+    hasWorkflow: true,
     read: ({ type, source, destination, metadata, queued_at }) => ({
       type: type as string,
       source: source as string,
@@ -156,7 +160,7 @@ export const consumedTopics = Object.keys(SHAPES) as ConsumedTopic[];
 
 /**
  * What a record of this topic says. Its idempotency key is its header `idempotency_key`, or follows from what it says;
- * a derived key that no column could hold becomes a digest of itself.
+ * a derived key that no column or no workflow id could hold becomes a digest of itself.
  */
 export function understand<Topic extends ConsumedTopic>(
   topic: Topic,
@@ -172,6 +176,9 @@ export function understand<Topic extends ConsumedTopic>(
     ...fieldFaults(shape, fields),
     keyFault(shape, fields, record.key),
     header === null ? `the header idempotency_key must be a text of 1 to ${COLUMN_LENGTH} characters` : '',
+    shape.hasWorkflow && header && !fitsWorkflowId(header)
+      ? `the header idempotency_key must have at most ${WORKFLOW_KEY_BYTES} bytes`
+      : '',
   ].filter((fault) => fault !== '');
   if (faults.length === 0) faults.push(...(shape.contradictions?.(fields) ?? []));
   if (faults.length > 0) return { fault: faults.join('; ') };
@@ -179,9 +186,16 @@ export function understand<Topic extends ConsumedTopic>(
   return { ok, idempotencyKey: header ?? fitting(shape.idempotencyKey(ok, digest), digest) };
 }
 
-/** A key that the columns hold: too long a one becomes a digest of itself. */
+/** In bytes of UTF-8: with what is put before it, it stays below the 1,000 that Temporal takes as a workflow's id. */
+export const WORKFLOW_KEY_BYTES = 900;
+export const fitsWorkflowId = (key: string): boolean =>
+  new TextEncoder().encode(key).length <= WORKFLOW_KEY_BYTES;
+
+/** A key that columns and workflow ids hold: too long a one becomes a digest of itself. */
 export const fitting = (key: string, digest: Digest): string =>
-  isText(key, COLUMN_LENGTH) ? key : `${key.slice(0, key.indexOf(':'))}:${digest(key)}`;
+  isText(key, COLUMN_LENGTH) && fitsWorkflowId(key)
+    ? key
+    : `${key.slice(0, key.indexOf(':'))}:${digest(key)}`;
 
 function fieldFaults({ fields: rules }: Pick<Shape<unknown>, 'fields'>, fields: Fields): string[] {
   return Object.entries(rules).flatMap(([name, [isGood, expected]]) => {

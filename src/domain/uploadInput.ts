@@ -1,6 +1,6 @@
 import { COLUMN_LENGTH, type Fields, isObject, isText, kindOf } from './consumedRecord.ts';
 import { isStorable } from './storable.ts';
-import { understand } from './topicMessages.ts';
+import { fitsWorkflowId, understand, WORKFLOW_KEY_BYTES } from './topicMessages.ts';
 import { keyOfWorkflow, UPLOAD_TOPIC, type UploadRequest } from './uploads.ts';
 
 // What comes to uploadRetry from outside: anybody can start it.
@@ -45,10 +45,10 @@ const WAIT_LIMIT = 200;
 /** What the input asks for, or one sentence for each fault. */
 export function readUploadInput(input: unknown, workflowId: string): UploadStart | { faults: string[] } {
   const key = keyOfWorkflow(workflowId);
-  if (key === undefined || !isText(key, COLUMN_LENGTH) || !isStorable(key)) {
+  if (key === undefined || !isText(key, COLUMN_LENGTH) || !isStorable(key) || !fitsWorkflowId(key)) {
     return {
       faults: [
-        `the workflow id of an upload is upload/ and its idempotency key of 1 to ${COLUMN_LENGTH} characters: got ${JSON.stringify(workflowId)}`,
+        `the workflow id of an upload is upload/ and its idempotency key of 1 to ${COLUMN_LENGTH} characters and at most ${WORKFLOW_KEY_BYTES} bytes: got ${JSON.stringify(workflowId)}`,
       ],
     };
   }

@@ -38,7 +38,8 @@ export const SWEEP_LIMITS: SweepLimits = { stranded: 24, leftovers: 24, done: 24
 
 /**
  * What a file of the spool is to the uploads:
- * `needed`: one waits for its bytes, or could do so again; `done`: all that knew it have their bytes in a tier.
+ * `needed`: one waits for its bytes, or could do so again; `done`: all that knew it have its bytes in S3 or on the
+ * filesystem; `unknown`: none knows it, or it was written anew after they had its bytes.
  */
 export type SpoolUse = 'needed' | 'done' | 'unknown';
 

@@ -85,6 +85,12 @@ export const MAX_UPLOADS = 8;
 /** Seconds before the next try, after `rounds` (from 1) that stored nothing: 2, 4, 8 … up to five minutes. */
 export const secondsToNextTry = (rounds: number): number => Math.min(300, 2 ** Math.min(rounds, 9));
 
+/**
+ * Seconds before the next try, after every tier has refused `attempts` times (from 1): a minute, doubled. A full disk or an
+ * expired key passes, so the last attempt comes a quarter of an hour after the first.
+ */
+export const secondsAfterRefusal = (attempts: number): number => 60 * 2 ** (attempts - 1);
+
 /** Seconds before the next look at the better tiers, after `rounds` (from 0) looks: a minute, doubled up to fifteen. */
 export const secondsToNextPromotion = (rounds: number): number =>
   Math.min(900, 60 * 2 ** Math.min(rounds, 4));

@@ -17,6 +17,7 @@ import {
   type StorageCode,
   takenKey,
 } from './failures.ts';
+import { leaveBehind, unlessHanging } from './hanging.ts';
 import type { StorageTier, StoredCopy, StoredFacts, StrandedUpload } from './tier.ts';
 
 const FOLDER = 'uploads';
@@ -32,7 +33,8 @@ const SHARD = /^[0-9a-f]{2}$/;
  *                                                                +-- <key> is there: that one is read and compared
  *
  * A link never replaces a file, so of several at once one wins. Reading back finds what the kernel holds, which may not
- * be what the disk will give after a restart. Nothing can call back a file operation on a mount that hangs.
+ * be what the disk will give after a restart. Nothing can call back a file operation on a mount that hangs: while two hang,
+ * no other is begun.
  */
 export class FilesystemTier implements StorageTier {
   readonly name = 'filesystem';
@@ -46,7 +48,7 @@ export class FilesystemTier implements StorageTier {
 
   store(key: string, openSource: () => Promise<Readable>, facts: StoredFacts, signal: AbortSignal) {
     checkKey(key);
-    return inPlace(this.place, signal, async () => {
+    return this.onRoot(signal, async () => {
       const directory = await this.makeDirectory(key);
       const file = path.join(directory, key);
       if (!(await this.hasBytes(file, facts, signal))) {
@@ -66,7 +68,7 @@ export class FilesystemTier implements StorageTier {
 
   verify(key: string, facts: StoredFacts, signal: AbortSignal) {
     checkKey(key);
-    return inPlace(this.place, signal, async () => {
+    return this.onRoot(signal, async () => {
       const file = await this.locate(key);
       const found = await this.digest(file, signal);
       if (!found) return undefined;
@@ -77,17 +79,20 @@ export class FilesystemTier implements StorageTier {
 
   read(key: string, signal: AbortSignal) {
     checkKey(key);
-    return inPlace(this.place, signal, async () => {
+    return this.onRoot(signal, async () => {
       const file = await this.locate(key);
       const handle = await openFile(file);
       if (!handle) throw noCopy(this.place, file);
-      return bytesOf(this.place, handle.createReadStream({ signal }));
+      const bytes = handle.createReadStream({ signal });
+      const closed = new Promise<void>((resolve) => bytes.once('close', resolve));
+      // When its reader has gone, it may still wait for the disk.
+      return bytesOf(this.place, bytes).once('close', () => leaveBehind(this.root, closed));
     });
   }
 
   remove(key: string, signal: AbortSignal) {
     checkKey(key);
-    return inPlace(this.place, signal, async () => {
+    return this.onRoot(signal, async () => {
       const file = await this.locate(key);
       if (!(await unlessMissing(stat(file)))) return;
       await rm(file, { force: true });
@@ -96,7 +101,7 @@ export class FilesystemTier implements StorageTier {
   }
 
   stranded(before: number, signal: AbortSignal) {
-    return inPlace(this.place, signal, async () => {
+    return this.onRoot(signal, async () => {
       const uploads = path.join(await this.checkRoot(), FOLDER);
       const found: StrandedUpload[] = [];
       for (const shard of (await names(uploads)).filter((name) => SHARD.test(name))) {
@@ -110,6 +115,10 @@ export class FilesystemTier implements StorageTier {
     });
   }
 
+  private onRoot<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+    return inPlace(this.place, signal, () => unlessHanging(this.root, signal, work));
+  }
+
   /** Since when nothing has been written to it; undefined if it is gone by now. */
   private async strandedFile(file: string): Promise<StrandedUpload | undefined> {
     const found = await unlessMissing(stat(file));
@@ -117,7 +126,7 @@ export class FilesystemTier implements StorageTier {
       found && {
         name: file,
         since: found.mtime,
-        remove: (signal) => inPlace(this.place, signal, () => rm(file, { force: true })),
+        remove: (signal) => this.onRoot(signal, () => rm(file, { force: true })),
       }
     );
   }

@@ -45,6 +45,8 @@ const LOOKS = 5;
 const LOOK_AGAIN_MS = 100;
 
 const PREFIX = 'uploads/';
+/** Only such names are ours: others may keep theirs below the same prefix. */
+const OWN_NAME = /^uploads\/[0-9a-f]{64}$/;
 
 interface Target {
   Bucket: string;
@@ -123,6 +125,7 @@ export class S3Tier implements StorageTier {
     return inPlace(place, signal, async () => {
       const found: StrandedUpload[] = [];
       for await (const { Key, UploadId, since } of strandedUploads(client, bucket, PREFIX, before, signal)) {
+        if (!Key || !OWN_NAME.test(Key)) continue;
         const upload = { Bucket: bucket, Key, UploadId };
         found.push({
           name: `s3://${bucket}/${Key} (multipart upload ${UploadId})`,

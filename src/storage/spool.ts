@@ -12,6 +12,9 @@ export interface SpoolingFile {
   discard(): Promise<void>;
 }
 
+/** The workers may run as another user of the same group. */
+const MODE = 0o640;
+
 /**
  * Writes bytes into the spool and down to the disk. A process that is killed meanwhile leaves a `.partial` file behind,
  * and the janitor takes it.
@@ -21,7 +24,7 @@ export async function spool(spoolDir: string, bytes: AsyncIterable<Uint8Array>):
   const partial = path.join(spoolDir, `${randomUUID()}.partial`);
   const discard = () => rm(partial, { force: true });
   try {
-    await pipeline(bytes, createWriteStream(partial, { flags: 'wx', mode: 0o600, flush: true }));
+    await pipeline(bytes, createWriteStream(partial, { flags: 'wx', mode: MODE, flush: true }));
   } catch (error) {
     await discard().catch(() => {});
     throw asSpoolError(error, spoolDir);

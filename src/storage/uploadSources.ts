@@ -1,10 +1,12 @@
 import { constants } from 'node:fs';
-import { open, realpath, rm } from 'node:fs/promises';
+import { open, realpath } from 'node:fs/promises';
 import path from 'node:path';
 import { addAbortSignal, Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { GetObjectCommand, S3Client, S3ServiceException } from '@aws-sdk/client-s3';
+import { kindOf } from '../domain/consumedRecord.ts';
 import { describeError, OrchestratorError } from '../domain/errors.ts';
+import { leaveBehind, unlessHanging } from './hanging.ts';
 
 export interface UploadSourceOptions {
   /** Undefined: references to files are refused. */
@@ -66,12 +68,6 @@ export class UploadSources {
     }
   }
 
-  /** Removes the spool's file of a `spool:` reference; what is elsewhere belongs to others. */
-  async release(ref: string): Promise<void> {
-    const { spoolDir } = this.options;
-    if (spoolDir && ref.startsWith('spool:')) await rm(spoolFile(spoolDir, ref), { force: true });
-  }
-
   close(): void {
     this.s3?.destroy();
   }
@@ -82,22 +78,32 @@ export class UploadSources {
     if (url?.protocol === 'file:') return this.spooled(() => filePath(url));
     if (url?.protocol === 's3:') return this.object(ref);
     if (url?.protocol === 'http:' || url?.protocol === 'https:') return this.page(url);
-    throw refused(
-      `data_ref must begin with spool:, file:///, s3://, http:// or https://: got ${JSON.stringify(ref.slice(0, 80))}`,
-    );
+    // What it is otherwise may hold a password.
+    const got = url ? JSON.stringify(url.protocol) : kindOf(ref);
+    throw refused(`data_ref must begin with spool:, file:///, s3://, http:// or https://: got ${got}`);
   }
 
   private spooled(locate: (spoolDir: string) => string): Source {
     const { spoolDir } = this.options;
     if (!spoolDir) throw refused('data_ref names a file, but SA01_SPOOL_DIR is not set');
     const file = locate(spoolDir);
-    return { open: () => openBelow(spoolDir, file) };
+    return {
+      open: async (signal) => {
+        const bytes = await unlessHanging(spoolDir, signal, () => openBelow(spoolDir, file));
+        const closed = new Promise<void>((resolve) => bytes.once('close', resolve));
+        signal.addEventListener('abort', () => leaveBehind(spoolDir, closed), { once: true });
+        return bytes;
+      },
+    };
   }
 
   private object(ref: string): Source {
     const { s3, allowed } = this.options;
-    const [, bucket, key] = /^s3:\/\/([^/]+)\/(.+)$/s.exec(ref) ?? [];
+    const [, bucket, key] = /^s3:\/\/([\w.-]+)\/(.+)$/s.exec(ref) ?? [];
     if (!bucket || !key) throw refused('data_ref must be s3://bucket/key');
+    // On the way to S3 these may be taken for directories, and lead out of what is allowed.
+    if ([bucket, ...key.split(/[/\\]/)].some((segment) => segment === '.' || segment === '..'))
+      throw refused('data_ref must not have . or .. between its slashes');
     const client = this.s3;
     if (!s3 || !client) throw refused('data_ref names an object, but SA01_S3_ENDPOINT is not set');
     if (bucket !== s3.bucket && !allowed.some((prefix) => ref.startsWith(prefix))) throw notAllowed(ref);
@@ -112,8 +118,8 @@ export class UploadSources {
 
   private page(url: URL): Source {
     if (url.username || url.password) throw refused('data_ref must not hold a user name or a password');
-    // A server may take an encoded slash for a slash, and so leave the directory that is allowed.
-    const isPlain = !/%2f|%5c/i.test(url.pathname);
+    // A server may take an encoded slash for a slash, or `..;` for `..`, and so leave the directory that is allowed.
+    const isPlain = !/%2f|%5c|%25|;/i.test(url.pathname);
     if (!isPlain || !this.options.allowed.some((prefix) => url.href.startsWith(prefix)))
       throw notAllowed(url.origin + url.pathname);
     return { open: (signal) => download(url, signal) };
@@ -208,12 +214,24 @@ async function* measured(bytes: Readable, size: number, ref: string): AsyncGener
 /** What the file system says when nobody can mend it by waiting. */
 const REFUSALS = ['ENOENT', 'ENOTDIR', 'EACCES', 'EPERM', 'ELOOP', 'EISDIR', 'ENAMETOOLONG', 'ENXIO'];
 
+/** What S3 says of this service's own credentials or clock, with 400 or 403: no upload's fault, and somebody mends it. */
+const CREDENTIALS = [
+  'ExpiredToken',
+  'InvalidToken',
+  'InvalidAccessKeyId',
+  // The same, in versitygw's words.
+  'XAdminUserNotFound',
+  'SignatureDoesNotMatch',
+  'RequestTimeTooSkewed',
+];
+
 function asSourceError(error: unknown, ref: string): unknown {
   if (error instanceof SourceError || (error instanceof Error && error.name === 'AbortError')) return error;
+  if (error instanceof OrchestratorError) return new SourceError(error.code, error.message);
   const scheme = ref.slice(0, ref.indexOf(':'));
   if (error instanceof S3ServiceException) {
     const status = error.$metadata.httpStatusCode ?? 500;
-    const passes = status >= 500 || status === 429 || status === 408;
+    const passes = status >= 500 || [401, 408, 429].includes(status) || CREDENTIALS.includes(error.name);
     return (passes ? away : refused)(`data_ref (${scheme}): ${error.name}: ${error.message}`);
   }
   const code = (error as NodeJS.ErrnoException)?.code ?? '';

@@ -47,12 +47,16 @@ export async function removeSpooled({ path: file, writtenAt }: SpooledFile): Pro
   return true;
 }
 
-/** The files that these `file:` references lead to, without links; those that lead nowhere are left out. */
+/**
+ * The files that these references lead to, as far as they are `file:` ones, without links; those that lead nowhere are
+ * left out. Of one that cannot be looked at (too long, forbidden, a circle) the path itself counts: no reference keeps the
+ * spool from being swept.
+ */
 export async function filesBehind(refs: string[]): Promise<Set<string>> {
   const files = new Set<string>();
   for (const ref of refs) {
     const file = pathOf(ref);
-    const found = file && (await unlessGone(realpath(file)));
+    const found = file && (await unlessGone(realpath(file)).catch(() => path.resolve(file)));
     if (found) files.add(found);
   }
   return files;

@@ -19,6 +19,7 @@ import type { UploadActivities } from '../activities/uploads.ts';
 import { readUploadInput, type UploadRetryInput, type UploadStart } from '../domain/uploadInput.ts';
 import {
   MAX_UPLOAD_ATTEMPTS,
+  secondsAfterRefusal,
   secondsToNextPromotion,
   secondsToNextTry,
   type UploadReceipt,
@@ -152,7 +153,9 @@ class Upload {
       if (attempts >= MAX_UPLOAD_ATTEMPTS)
         await this.giveUp({ code: 'storage_refused', reason: outcome.error });
       this.rounds += 1;
-      await this.wait(secondsToNextTry(this.rounds), 'until the next try');
+      const isRefused = outcome.kind === 'refused';
+      const seconds = isRefused ? secondsAfterRefusal(attempts) : secondsToNextTry(this.rounds);
+      await this.wait(seconds, 'until the next try');
       await this.leaveIfLong();
     }
   }
@@ -198,8 +201,8 @@ class Upload {
     });
     await verifyUpload(this.start.key).catch((error: unknown) => {
       const { code, reason } = refusalIn(error);
-      // A tier that is away takes nothing back of what it has said.
-      if (code === 'storage_unavailable') return;
+      // What else keeps it from being looked at (a tier that is away, a missing right) takes nothing back of what was said.
+      if (code !== 'upload_corrupt' && code !== 'upload_refused') return;
       this.become('failed', { last_error: `${code}: ${reason}` });
       throw ApplicationFailure.nonRetryable(reason, code);
     });

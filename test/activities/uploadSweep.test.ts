@@ -12,6 +12,7 @@ import {
   createUploadSweepActivities,
   type UploadSweepDependencies,
 } from '../../src/activities/uploadSweep.ts';
+import { writeConsumedLetters } from '../../src/database/deadLetters.ts';
 import { openPool } from '../../src/database/postgres.ts';
 import { objectKey } from '../../src/database/uploadOutcomes.ts';
 import { NOTHING_SWEPT, type Sweep } from '../../src/domain/uploadSweep.ts';
@@ -67,11 +68,13 @@ interface Row {
   tier?: string | null;
   touched?: string[];
   hours?: number;
+  /** Since it was stored. */
+  storedHours?: number;
 }
 
 async function insertUpload(
   { client }: TestDatabase,
-  { key, ref = null, state, tier = null, touched = [], hours = 0 }: Row,
+  { key, ref = null, state, tier = null, touched = [], hours = 0, storedHours = 0 }: Row,
 ): Promise<void> {
   const isStored = tier !== null;
   await client.query(
@@ -79,7 +82,16 @@ async function insertUpload(
        sha256, stored_at, touched_tiers, updated_at)
      VALUES ($1, 'f', '{}', 1, CASE WHEN $2::text IS NULL THEN '\\x00'::bytea END, $2, $3, $4, $5, $5, $6, $7,
        now() - make_interval(hours => $8))`,
-    [key, ref, state, tier, isStored ? 'x' : null, isStored ? new Date() : null, touched, hours],
+    [
+      key,
+      ref,
+      state,
+      tier,
+      isStored ? 'x' : null,
+      isStored ? new Date(Date.now() - storedHours * HOUR) : null,
+      touched,
+      hours,
+    ],
   );
 }
 
@@ -118,8 +130,72 @@ suite('a file of the spool', () => {
       await insertUpload(its.database, { key: `done ${state}`, ref: `spool:${state}`, ...stored });
       await insertUpload(its.database, { key: state, ref: `spool:${state}`, state });
     }
+    // Redis may lose what it said it has.
+    await its.spooled('below', 1_000);
+    await insertUpload(its.database, { key: 'below', ref: 'spool:below', state: 'promoting', tier: 'redis' });
+    await its.spooled('below by path', 1_000);
+    const { href } = pathToFileURL(path.join(its.spoolDir, 'below by path'));
+    await insertUpload(its.database, { key: 'by path', ref: href, state: 'stored', tier: 'redis' });
     assert.deepEqual(await its.sweep(), NOTHING_SWEPT);
-    assert.deepEqual(await its.files(), ['cancelled', 'failed', 'waiting']);
+    assert.deepEqual(await its.files(), ['below', 'below by path', 'cancelled', 'failed', 'waiting']);
+  });
+
+  test('that was written after its upload was stored is one that no upload knows', async () => {
+    await using its = await janitor();
+    for (const [name, hours] of Object.entries({ before: 31, after: 29, 'long after': 8 * 24 })) {
+      await its.spooled(name, hours);
+      const storedHours = name === 'long after' ? 9 * 24 : 30;
+      await insertUpload(its.database, { key: name, ref: `spool:${name}`, ...stored, storedHours });
+    }
+    assert.equal((await its.sweep()).swept.spool_files, 2);
+    assert.deepEqual(await its.files(), ['after']);
+  });
+
+  test('goes though a reference is one that no file system takes', async () => {
+    await using its = await janitor();
+    await its.spooled('unknown', 1_000);
+    await its.spooled('needed', 1_000);
+    await symlink('circle', path.join(its.directory, 'circle'));
+    const refs = [
+      'file:///a%00b',
+      `file:///${'x'.repeat(300)}`,
+      pathToFileURL(`${its.directory}/circle`).href,
+    ];
+    for (const ref of [...refs, pathToFileURL(path.join(its.spoolDir, 'needed')).href])
+      await insertUpload(its.database, { key: ref.slice(0, 255), ref, state: 'failed' });
+    const { swept, unreachable } = await its.sweep();
+    assert.deepEqual([swept.spool_files, unreachable], [1, {}]);
+    assert.deepEqual(await its.files(), ['needed']);
+  });
+
+  test('stays while a message that names it was refused as a letter, or is on its way by a path', async () => {
+    await using its = await janitor();
+    for (const name of ['letter', 'by path', 'unknown']) await its.spooled(name, 1_000);
+    const record = (value: string, offset: string) => ({
+      record: {
+        topic: 'upload.retry',
+        partition: 0,
+        offset,
+        timestamp: 0,
+        key: null,
+        value: Buffer.from(value),
+        headers: {},
+      },
+      fault: 'filename must be a text',
+    });
+    const values = [
+      '{"data_ref":"spool:letter"}',
+      '{"data_ref":7}',
+      '["spool:unknown"]',
+      '{',
+      '{"data_ref":"\\u0000"}',
+    ];
+    const letters = values.map((value, index) => record(value, String(index)));
+    assert.equal(await writeConsumedLetters(its.database.client, letters), values.length);
+    const { href } = pathToFileURL(path.join(its.spoolDir, 'by path'));
+    await insertRows(its.database.client, [{ topic: 'upload.retry', payload: { data_ref: href } }]);
+    assert.equal((await its.sweep()).swept.spool_files, 1);
+    assert.deepEqual(await its.files(), ['by path', 'letter']);
   });
 
   test('stays while the message that names it is in the outbox, or an unresolved dead letter, for however long', async () => {

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
+import { Readable } from 'node:stream';
 import { suite, test } from 'node:test';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { DefaultLogger } from '@temporalio/worker';
 import fc from 'fast-check';
+import type pg from 'pg';
 import { createUploadBytesActivities, type UploadBytesActivities } from '../../src/activities/uploadBytes.ts';
 import { createUploadActivities } from '../../src/activities/uploads.ts';
 import { openPool } from '../../src/database/postgres.ts';
@@ -10,7 +12,7 @@ import { markCancelled, objectKey } from '../../src/database/uploadOutcomes.ts';
 import type { AskedUpload } from '../../src/database/uploads.ts';
 import { readUpload } from '../../src/database/uploads.ts';
 import { TIER_NAMES, type TierName } from '../../src/domain/uploads.ts';
-import { UploadSources } from '../../src/storage/uploadSources.ts';
+import { SourceError, UploadSources } from '../../src/storage/uploadSources.ts';
 import { outboxDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { askedUpload, letters, type Mood, receipts, TestTier, take, uploadRow } from '../support/uploads.ts';
@@ -160,6 +162,38 @@ suite('storing', () => {
     );
   });
 
+  test('a source that hangs is away after a while, and spends nothing', async () => {
+    await using r = await rig(askedUpload('abc', { dataBase64: null, dataRef: 'spool:x' }));
+    r.limitTo(200);
+    r.sources.open = () => new Promise(() => {});
+    const outcome = await r.store();
+    assert.ok(outcome.kind === 'away');
+    assert.match(outcome.error, /source: storage_unavailable: it did not end within/);
+    assert.equal((await r.row()).attempts, 0);
+  });
+
+  test('when Postgres does not give the bytes no tier is to blame', async () => {
+    await using r = await rig();
+    onBytes(r.pool, () => Promise.reject(new Error('Connection terminated unexpectedly')));
+    await assert.rejects(r.store(), { type: 'postgres_unavailable', nonRetryable: false });
+    const { attempts, last_error } = await r.row();
+    assert.deepEqual([attempts, last_error], [0, null]);
+  });
+
+  test('a cancelled activity ends also while anything else hangs', async () => {
+    await using r = await rig();
+    const env = environment();
+    const { key } = r;
+    r.pool.query = (() => {
+      env.cancel();
+      return new Promise(() => {});
+    }) as typeof r.pool.query;
+    await assert.rejects(
+      r.run(({ storeUpload }) => storeUpload({ key, everyTier: false, attempt: 1 }), env),
+      { name: 'CancelledFailure' },
+    );
+  });
+
   test('a cancelled activity ends as such', async () => {
     await using r = await rig();
     const env = environment();
@@ -175,6 +209,14 @@ suite('storing', () => {
     assert.equal((await r.row()).state, 'waiting');
   });
 });
+
+/** Has the statement that reads an upload's bytes answered by the test. */
+function onBytes(pool: pg.Pool, answer: () => Promise<never>): void {
+  const query = pool.query.bind(pool) as (...args: unknown[]) => unknown;
+  const listening = (...args: unknown[]) =>
+    String(args[0]).startsWith('SELECT data ') ? answer() : query(...args);
+  pool.query = listening as typeof pool.query;
+}
 
 suite('promoting', () => {
   test('a better tier gets it, verified; only then the copy below goes', async () => {
@@ -208,6 +250,48 @@ suite('promoting', () => {
     );
   });
 
+  test('what Redis has lost or changed, or does not say, comes from the row again', async () => {
+    const losses: ((redis: TestTier, object: string) => void)[] = [
+      (redis) => redis.copies.clear(),
+      (redis, object) => redis.copies.set(object, Buffer.from('abd')),
+      (redis) => {
+        redis.mood = 'away';
+      },
+    ];
+    for (const lose of losses) {
+      await using r = await rig();
+      r.onlyWorth('redis');
+      await r.store();
+      lose(r.tiers.redis, r.object);
+      r.onlyWorth('s3');
+      const outcome = await r.promote();
+      assert.ok(outcome.kind === 'stored');
+      assert.equal(r.tiers.s3.copies.get(r.object)?.toString(), 'abc');
+      assert.equal((await r.row()).data, null);
+    }
+  });
+
+  test('what Redis has lost comes from the reference again; where that is gone too, the upload keeps saying so', async () => {
+    await using r = await rig(askedUpload('abc', { dataBase64: null, dataRef: 'spool:it' }));
+    let isThere = true;
+    r.sources.open = async () => {
+      if (isThere) return Readable.from([Buffer.from('abc')]);
+      throw new SourceError('upload_refused', 'data_ref (spool): ENOENT');
+    };
+    r.onlyWorth('redis');
+    await r.store();
+    r.tiers.redis.copies.clear();
+    isThere = false;
+    r.onlyWorth('s3');
+    const outcome = await r.promote();
+    assert.ok(outcome.kind === 'away');
+    assert.match(outcome.error, /source: storage_refused: data_ref \(spool\): ENOENT/);
+    assert.equal((await r.row()).state, 'promoting');
+    isThere = true;
+    assert.equal((await r.promote()).kind, 'stored');
+    assert.equal(r.tiers.s3.copies.get(r.object)?.toString(), 'abc');
+  });
+
   test('killed after each step, it is done again without harm', async () => {
     await using r = await rig();
     r.onlyWorth('redis');
@@ -232,6 +316,23 @@ suite('promoting', () => {
     await r.clear();
     assert.equal(r.tiers.redis.copies.size, 0);
     assert.equal(r.tiers.s3.copies.size, 1);
+  });
+
+  test('a tier that hangs holds neither the look at a copy nor the removal of one', async () => {
+    await using r = await rig();
+    r.onlyWorth('redis');
+    await r.store();
+    r.onlyWorth('s3');
+    await r.promote();
+    r.limitTo(200);
+    r.tiers.s3.verify = () => new Promise(() => {});
+    r.tiers.redis.remove = () => new Promise(() => {});
+    const late = { type: 'storage_unavailable', message: /did not end within/ };
+    await assert.rejects(
+      r.run(({ verifyUpload }) => verifyUpload(r.key)),
+      late,
+    );
+    await assert.rejects(r.clear(), late);
   });
 
   test('a copy that is gone or has changed is told', async () => {

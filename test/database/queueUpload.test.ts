@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { Readable } from 'node:stream';
@@ -68,6 +68,8 @@ suite('queueUpload', () => {
     const [name] = [...names] as [string];
     assert.match(name, /^[0-9a-f]{64}$/);
     assert.deepEqual(await readFile(path.join(spoolDir, name)), bytes);
+    const { mode } = await stat(path.join(spoolDir, name));
+    assert.equal(mode & 0o777, 0o640, 'the workers may read it by their group');
     assert.deepEqual((await readdir(spoolDir)).sort(), ['original', name].sort());
     const other = await queueUpload(client, { filename: 'other', bytes }, { spoolDir });
     assert.equal((await readdir(spoolDir)).length, 3, other.idempotencyKey);

@@ -100,7 +100,7 @@ suite('taking uploads', () => {
 });
 
 suite('outcomes', () => {
-  test('stored: the bytes leave the row and an event tells it, once, however often it is said', async () => {
+  test('stored: better than in Redis, the bytes leave the row; an event tells it, once, however often it is said', async () => {
     await using database = await outboxDatabase();
     const { client } = database;
     const upload = askedUpload('abc', { metadata: { order: 7 } });
@@ -111,11 +111,16 @@ suite('outcomes', () => {
     const told = await markStored(client, key, 2, copy('s3'));
     assert.equal(told?.receipt?.tier, 'redis');
     const row = await uploadRow(client, key);
-    assert.deepEqual([row.state, row.data, row.attempts], ['promoting', null, 1]);
+    assert.deepEqual([row.state, row.data?.toString(), row.attempts], ['promoting', 'abc', 1]);
     await markPromoted(client, key, 'filesystem', copy('s3'));
     assert.equal((await uploadRow(client, key)).tier, 'redis');
     await markPromoted(client, key, 'redis', copy('s3'));
     await markPromoted(client, key, 'redis', copy('s3'));
+    assert.equal((await uploadRow(client, key)).data, null);
+    const direct = askedUpload('abc');
+    await take(client, [direct]);
+    await markStored(client, direct.idempotencyKey, 1, copy('filesystem', true));
+    assert.equal((await uploadRow(client, direct.idempotencyKey)).data, null);
     const events = await receipts(client, key);
     assert.deepEqual(
       events.map(({ tier, state, sha256: hash, metadata }) => [tier, state, hash, metadata]),
@@ -168,15 +173,17 @@ suite('outcomes', () => {
     assert.deepEqual(await take(database.client, [foreign]), [{ upload: foreign, fault: NO_OWN_BYTES }]);
   });
 
-  test('cancelled: what is not stored keeps its bytes and does not come back by the topic, only by hand', async () => {
+  test('cancelled: what is not stored keeps its bytes; it comes back by hand, or by a message that was sent later', async () => {
     await using database = await outboxDatabase();
     const { client } = database;
     const [waiting, promoting] = [askedUpload('a'), askedUpload('b')];
     await take(client, [waiting, promoting]);
     await markTouched(client, promoting.idempotencyKey, 'redis');
     await markStored(client, promoting.idempotencyKey, 1, copy('redis', true));
+    const before = Date.now() - 60_000;
     for (const { idempotencyKey } of [waiting, promoting]) await markCancelled(client, idempotencyKey);
-    await take(client, [waiting, promoting]);
+    const sentAt = (moment: number) => [waiting, promoting].map((its) => ({ ...its, sentAt: moment }));
+    for (const moment of [-1, before]) await take(client, sentAt(moment));
     const states = async () => [
       (await uploadRow(client, waiting.idempotencyKey)).state,
       (await uploadRow(client, promoting.idempotencyKey)).state,
@@ -184,6 +191,12 @@ suite('outcomes', () => {
     assert.deepEqual(await states(), ['cancelled', 'stored']);
     assert.equal((await uploadRow(client, waiting.idempotencyKey)).data?.toString(), 'a');
     await wakeUpload(client, waiting.idempotencyKey);
+    assert.deepEqual(await states(), ['waiting', 'stored']);
+    await markCancelled(client, waiting.idempotencyKey);
+    await take(client, [...sentAt(Date.now() + 60_000), ...sentAt(before)]);
+    assert.deepEqual(await states(), ['waiting', 'stored']);
+    await markCancelled(client, waiting.idempotencyKey);
+    await take(client, sentAt(Number.MAX_VALUE));
     assert.deepEqual(await states(), ['waiting', 'stored']);
   });
 

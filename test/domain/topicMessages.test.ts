@@ -85,6 +85,20 @@ test('the header is the key; a derived key that is too long for its column becom
   }
 });
 
+test('a key that is too long for the id of a workflow is no key of a message that has one', () => {
+  const keyed = (characters: number) => ({ headers: { idempotency_key: bytes('🦊'.repeat(characters)) } });
+  for (const [topic, value] of [
+    ['upload.retry', upload],
+    ['backup.tasks', backup],
+  ] as const) {
+    assert.equal(faultOf(topic, value, keyed(226)), 'the header idempotency_key must have at most 900 bytes');
+    assert.equal(faultOf(topic, value, keyed(225)), undefined);
+  }
+  assert.equal(faultOf(MEMORY, memory, keyed(255)), undefined);
+  const derived = ask('backup.tasks', { ...backup, type: '🦊'.repeat(230), source: 'x' });
+  assert.match('ok' in derived ? derived.idempotencyKey : '', /^backup:[0-9a-f]{64}$/);
+});
+
 const deep = (levels: number) => `${'['.repeat(levels)}${']'.repeat(levels)}`;
 
 test('what is no JSON object, or holds what cannot be kept, has a sentence', () => {

@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import { readUploadInput, type UploadStart } from '../../src/domain/uploadInput.ts';
 import {
   keyOfWorkflow,
+  secondsAfterRefusal,
   secondsToNextPromotion,
   secondsToNextTry,
   TIER_NAMES,
@@ -29,6 +30,8 @@ test('the wait doubles from two seconds up to five minutes, and above a lower ti
   assert.deepEqual(tries, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
   const looks = Array.from({ length: 7 }, (_, index) => secondsToNextPromotion(index));
   assert.deepEqual(looks, [60, 120, 240, 480, 900, 900, 900]);
+  const refusals = [1, 2, 3, 4].map(secondsAfterRefusal);
+  assert.deepEqual(refusals, [60, 120, 240, 480], 'a quarter of an hour until the fifth');
   assert.deepEqual([secondsToNextTry(1e9), secondsToNextPromotion(1e9)], [300, 900]);
 });
 
@@ -36,10 +39,13 @@ test('an idempotency key always fits, and the same file has the same', () => {
   assert.equal(uploadKey('a.txt', digest('x'), digest), `upload:a.txt:${digest('x').slice(0, 16)}`);
   const long = uploadKey('ü'.repeat(300), digest('x'), digest);
   assert.match(long, /^upload:[0-9a-f]{64}$/);
+  // 231 characters, and more bytes than Temporal takes as an id.
+  assert.match(uploadKey('🦊'.repeat(231), digest('x'), digest), /^upload:[0-9a-f]{64}$/);
   fc.assert(
     fc.property(fc.string({ unit: 'binary', maxLength: 400 }), (name) => {
       const key = uploadKey(name, digest(name), digest);
-      return [...key].length <= 255 && key === uploadKey(name, digest(name), digest);
+      const fits = [...key].length <= 255 && Buffer.byteLength(uploadWorkflowId(key)) < 1_000;
+      return fits && key === uploadKey(name, digest(name), digest);
     }),
   );
 });
@@ -119,6 +125,7 @@ suite('what uploadRetry is started with', () => {
       [payload, /the workflow id of an upload is upload\/ and its idempotency key.*got "mine"/, 'mine'],
       [payload, /got "upload\/"/, 'upload/'],
       [payload, /of 1 to 255 characters/, `upload/${'k'.repeat(256)}`],
+      [payload, /at most 900 bytes/, `upload/${'🦊'.repeat(226)}`],
       [undefined, /takes the payload of upload\.retry: got nothing/],
       [[payload], /got an array/],
       [

@@ -1,12 +1,15 @@
 // What only a file system does.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { chmod, mkdir, readdir, readFile, stat, symlink, utimes, writeFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { chmod, mkdir, open, readdir, readFile, stat, symlink, utimes, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import type { OrchestratorError } from '../../src/domain/errors.ts';
 import { FilesystemTier } from '../../src/storage/filesystem.ts';
+import { eventually } from '../support/eventually.ts';
 import {
   contentOf,
   factsOf,
@@ -21,6 +24,47 @@ import {
 
 const run = promisify(execFile);
 const MEBIBYTE = 1024 * 1024;
+
+test('While two operations hang, the directory is away at once; when they end after all, it is back', async () => {
+  await using directory = await storageDirectory();
+  const tier = new FilesystemTier(directory.root);
+  const hanging = [newKey(), newKey()].map((key) => ({
+    key,
+    pipe: path.join(directory.root, 'uploads', key.slice(0, 2), key),
+  }));
+  const facts = factsOf(contentOf(1));
+  const verify = (signal: AbortSignal) => tier.verify(newKey(), facts, signal);
+  const release = async () => {
+    for (const { pipe } of hanging) await (await open(pipe, constants.O_RDWR)).close();
+  };
+  // Also if the test fails: a process with a thread that hangs does not end.
+  await using _ = { [Symbol.asyncDispose]: release };
+  const controller = new AbortController();
+  // Nobody writes into them, so opening one to read never comes back: as on a mount that hangs.
+  const ends = [];
+  for (const { key, pipe } of hanging) {
+    await mkdir(path.dirname(pipe), { recursive: true });
+    await run('mkfifo', [pipe]);
+    ends.push(assert.rejects(tier.verify(key, facts, controller.signal), { name: 'AbortError' }));
+  }
+  assert.equal(await verify(never), undefined, 'they may yet be only slow');
+  controller.abort();
+  const isAway = async () => {
+    const error = await verify(never).catch((error: unknown) => error);
+    if (error === undefined) return false;
+    assert.deepEqual((error as OrchestratorError).code, 'storage_unavailable');
+    assert.match(String(error), /2 earlier operations hang/);
+    return true;
+  };
+  await eventually('away', isAway);
+  assert.equal(
+    await new FilesystemTier(directory.root).verify(newKey(), facts, never).catch(() => 'away'),
+    'away',
+  );
+  await release();
+  await Promise.all(ends);
+  await eventually('back', async () => !(await isAway()));
+});
 
 test('A flipped bit on the disk is found, and never given as the file', async () => {
   await using directory = await storageDirectory();

@@ -1,6 +1,7 @@
 // Whatever S3 or the way to it does, "stored" is said of what is stored.
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
+import { AbortMultipartUploadCommand, CreateMultipartUploadCommand, S3Client } from '@aws-sdk/client-s3';
 import { type S3Limits, S3Tier } from '../../src/storage/s3.ts';
 import {
   contentOf,
@@ -96,6 +97,22 @@ test('S3 that completes nothing, though it says so, has stored nothing', async (
     .then((found) =>
       Promise.all(found.filter(({ name }) => name.includes(key)).map((one) => one.remove(never))),
     );
+});
+
+test('uploads in parts under names of others are left alone', async () => {
+  const { bucket: Bucket, ...s3 } = stackS3();
+  const client = new S3Client({ ...s3, credentials: s3, region: 'us-east-1', forcePathStyle: true });
+  after(() => client.destroy());
+  const key = newKey();
+  const begin = async (Key: string) => {
+    const { UploadId } = await client.send(new CreateMultipartUploadCommand({ Bucket, Key }));
+    after(() => client.send(new AbortMultipartUploadCommand({ Bucket, Key, UploadId })));
+  };
+  for (const name of [key, `${key}0`, `${key}/part`, `of-others/${key}`]) await begin(`uploads/${name}`);
+  const found = await direct.stranded(Date.now() + 60_000, never);
+  const ofThese = found.map(({ name }) => name).filter((name) => name.includes(key));
+  assert.equal(ofThese.length, 1);
+  assert.match(ofThese[0]!, new RegExp(`/uploads/${key} `));
 });
 
 test('S3 that does not see at once what it has is asked again', async () => {

@@ -76,7 +76,7 @@ suite('files', () => {
       ['/etc/passwd', /must begin with spool:/],
       ['ftp://127.0.0.1/x', /must begin with spool:/],
       ['upload:key', /must begin with spool:/],
-      ['', /must begin with spool:/],
+      ['', /must begin with spool:.*got a text of 0 characters/],
     ];
     for (const [ref, why] of table) await assert.rejects(read(sources(), ref), refused(why), ref);
   });
@@ -104,15 +104,6 @@ suite('files', () => {
     controller.abort();
     await assert.rejects(aborted.toArray(), { name: 'AbortError' });
   });
-
-  test('only a file of the spool is released', async () => {
-    await writeFile(path.join(spoolDir, 'served'), 'abc');
-    await sources().release('spool:served');
-    await sources().release('spool:served');
-    await assert.rejects(read(sources(), 'spool:served'), refused(/ENOENT/));
-    await sources().release(below('below', 'b'));
-    assert.equal(await read(sources(), below('below', 'b')), 'abc');
-  });
 });
 
 suite('pages', () => {
@@ -137,6 +128,8 @@ suite('pages', () => {
       [`${base}/in/../other`, /not below one of SA01_UPLOAD_SOURCES/],
       [`${base}/in/%2e%2e/other`, /not below one of SA01_UPLOAD_SOURCES/],
       [`${base}/in/..%2fother`, /not below one of SA01_UPLOAD_SOURCES/],
+      [`${base}/in/%252e%252e/other`, /not below one of SA01_UPLOAD_SOURCES/],
+      [`${base}/in/..;/other`, /not below one of SA01_UPLOAD_SOURCES/],
       [`http://ann:word@${server.address}/in/a`, /must not hold a user name or a password/],
       [`http://127.0.0.1.nip.io:${server.port}/in/a`, /not below/],
     ];
@@ -159,6 +152,51 @@ suite('pages', () => {
 });
 
 suite('objects', () => {
+  test('dots lead nowhere, neither out of the own bucket nor out of a prefix', () => {
+    const { bucket } = stackS3();
+    const from = sources(['s3://shared/public/']);
+    for (const ref of [
+      `s3://${bucket}/../shared/private/x`,
+      `s3://${bucket}/a/../../shared/private/x`,
+      `s3://${bucket}/..`,
+      `s3://${bucket}/a\\..\\b`,
+      's3://shared/public/../private/x',
+      's3://shared/public/./x',
+      's3://shared/public/..',
+    ])
+      assert.throws(() => from.check(ref), refused(/must not have \. or \.\./), ref);
+    for (const ref of ['s3:///x', 's3://../x/y', 's3://./x/y', `s3://ann:word@${bucket}/x`, `s3://${bucket}`])
+      assert.throws(() => from.check(ref), refused(/s3:\/\/bucket\/key|must not have/), ref);
+    from.check('s3://shared/public/..x/y..');
+    from.close();
+  });
+
+  test('no password of a reference is told', () => {
+    for (const ref of [
+      'ftp://ann:word@host/x',
+      '//ann:word@host/x',
+      's3://ann:word@host/x',
+      'http://ann:word@host/x',
+    ])
+      assert.throws(
+        () => sources().check(ref),
+        (error: Error) => !error.message.includes('word@') && refused(/./)(error),
+        ref,
+      );
+  });
+
+  test('credentials that S3 does not take are an outage, and no fault of the upload', async () => {
+    const settings = stackS3();
+    for (const wrong of [{ accessKeyId: 'nobody' }, { secretAccessKey: 'wrong' }]) {
+      const from = new UploadSources({ spoolDir, allowed: [], s3: { ...settings, ...wrong } });
+      await assert.rejects(
+        read(from, `s3://${settings.bucket}/in/x`),
+        away(/InvalidAccessKeyId|XAdminUserNotFound|SignatureDoesNotMatch/),
+      );
+      from.close();
+    }
+  });
+
   test('of the own bucket are read; what is not there, or in another bucket, is refused', async () => {
     const settings = stackS3();
     const s3 = new S3Client({

@@ -18,6 +18,7 @@ export const askedUpload = (content: string, overrides: Partial<AskedUpload> = {
   size: Buffer.byteLength(content),
   dataBase64: Buffer.from(content).toString('base64'),
   dataRef: null,
+  sentAt: 0,
   ...overrides,
 });
 

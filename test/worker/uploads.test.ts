@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
@@ -19,11 +19,11 @@ import { queueUpload, type UploadToQueue } from '../../src/queueUpload.ts';
 import type { StorageTier } from '../../src/storage/tier.ts';
 import { openTiers } from '../../src/storage/tiers.ts';
 import { UploadSources } from '../../src/storage/uploadSources.ts';
-import { resumeUploads } from '../../src/uploads.ts';
+import { resumeUploads, startUploads } from '../../src/uploads.ts';
 import { outboxDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { never, stackS3 } from '../support/storage.ts';
-import { letters, receipts, sha256, TestTier, uploadRow } from '../support/uploads.ts';
+import { askedUpload, letters, receipts, sha256, TestTier, take, uploadRow } from '../support/uploads.ts';
 import { temporalNamespace } from '../support/worker.ts';
 import { runWorkflows } from '../support/workflows.ts';
 
@@ -130,7 +130,6 @@ suite('from the topic to the receipt', () => {
       assert.deepEqual([row.state, row.data, row.location], ['stored', null, receipt.location]);
       assert.equal((await receipts(w.client, key)).length, 1);
     }
-    assert.deepEqual(await readdir(w.spoolDir), [], 'the spool has served');
     // After days, and after Temporal has forgotten the workflows.
     await w.handle(records);
     for (const { key } of uploads) assert.equal((await receipts(w.client, key)).length, 1);
@@ -212,6 +211,20 @@ test('an upload whose workflow was lost gets another one, after half an hour wit
   assert.equal((await w.orchestrator.upload(key).result()).tier, 's3');
 });
 
+test('an upload whose workflow Temporal refuses becomes a dead letter, and the others start', async () => {
+  await using w = await world();
+  const { key, record } = await w.queued({ filename: 'a', bytes: Buffer.from('abc') });
+  await handOver(w.pool, UPLOAD_TOPIC, owners[UPLOAD_TOPIC]!, () => {})([record]);
+  const tooLong = '🦊'.repeat(255);
+  await take(w.client, [askedUpload('abc', { idempotencyKey: tooLong })]);
+  await startUploads({ pool: w.pool, temporal: w.namespace.client, taskQueue }, [tooLong, key]);
+  assert.equal((await w.orchestrator.upload(key).result()).tier, 's3');
+  assert.equal((await uploadRow(w.client, tooLong)).state, 'failed');
+  const [letter] = await letters(w.client, tooLong);
+  assert.equal(letter?.error_type, 'upload_refused');
+  assert.match(letter.error_message, /^Temporal refuses its workflow/);
+});
+
 suite('by hand', () => {
   test('by reference to the spool: stored, and told again; a second start with other bytes is refused', async () => {
     await using w = await world();
@@ -226,7 +239,7 @@ suite('by hand', () => {
     await writeFile(path.join(w.spoolDir, 'mine'), bytes);
     const payload = { filename: 'mine', size: bytes.length, data_ref: 'spool:mine' };
     const first = await start(payload);
-    assert.equal(existsSync(path.join(w.spoolDir, 'mine')), false);
+    assert.ok(existsSync(path.join(w.spoolDir, 'mine')), 'until the janitor comes');
     assert.deepEqual(await start(payload), first);
     await assert.rejects(start({ ...payload, data_ref: 'spool:other' }), (error: Error) => {
       assert.match(String(error.cause), /the idempotency key belongs to other bytes/);

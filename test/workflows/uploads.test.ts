@@ -204,7 +204,7 @@ suite('stored', () => {
     assert.equal(looks, 1);
   });
 
-  test('asked for again when the copy is gone: it fails and says so; when the tier is away the receipt holds', async () => {
+  test('asked for again when the copy is gone: it fails and says so; when nobody can look the receipt holds', async () => {
     const stored = { acceptUpload: async () => ({ ...fresh, receipt: receiptOn('s3') }) };
     const looking = (type: string) => ({
       ...stored,
@@ -213,8 +213,10 @@ suite('stored', () => {
     await using gone = await uploadWith(looking('upload_corrupt'));
     const { type, message } = await failureOf(gone.workflow.result());
     assert.deepEqual([type, message], ['upload_corrupt', 'what it says']);
-    await using silent = await uploadWith(looking('storage_unavailable'));
-    assert.equal((await silent.workflow.result()).tier, 's3');
+    for (const code of ['storage_unavailable', 'storage_refused', 'postgres_unavailable']) {
+      await using silent = await uploadWith(looking(code));
+      assert.equal((await silent.workflow.result()).tier, 's3', code);
+    }
   });
 
   test('with many waits behind it a new run goes on where the old one was', async () => {
@@ -264,6 +266,16 @@ suite('given up', () => {
     assert.deepEqual([state, spent, receipt], ['failed', 5, null]);
     assert.equal(last_error, 'storage_refused: s3: storage_refused: forbidden');
     assert.deepEqual(upload.calls, ['failed storage_refused: s3: storage_refused: forbidden']);
+  });
+
+  test('no sooner than after a quarter of an hour, unless somebody is in a hurry', async () => {
+    await using upload = await uploadWith({ storeUpload: async () => refused });
+    for (let wait = 1; wait <= 4; wait += 1) {
+      await eventually(`wait ${wait}`, async () => (await upload.timers()).length === wait);
+      await upload.hurry();
+    }
+    assert.equal((await failureOf(upload.workflow.result())).type, 'storage_refused');
+    assert.deepEqual(await upload.timers(), [60, 120, 240, 480]);
   });
 
   test('at once when nobody could store it', async () => {

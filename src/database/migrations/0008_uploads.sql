@@ -8,7 +8,7 @@ CREATE TABLE orchestrator.upload (
   size bigint NOT NULL CHECK (size >= 0),
   -- In hex; null until the bytes behind data_ref were read for the first time.
   sha256 text,
-  -- The bytes themselves, where a message brought them; dropped once a tier has them.
+  -- The bytes themselves, where a message brought them; dropped once a tier better than Redis has them.
   data bytea,
   -- Where they are otherwise.
   data_ref text,
