@@ -1,5 +1,14 @@
 import type { Client } from '@temporalio/client';
 import type { Deployment } from './database/deployment.ts';
+import {
+  type BackupStatus,
+  type BackupTask,
+  backupSummary,
+  backupWorkflowId,
+  DRILL_SUMMARY,
+  type RestoreDrillInput,
+  type RestoreDrillStatus,
+} from './domain/backups.ts';
 import type { DeadLetterReplayInput, DeadLetterReplayStatus } from './domain/deadLetters.ts';
 import { HEALTH_SUMMARY, HEALTH_WORKFLOW_ID } from './domain/health.ts';
 import { MAINTENANCE_SUMMARY, type MaintenanceStatus } from './domain/maintenance.ts';
@@ -15,16 +24,25 @@ import {
   OutboxRelayHandle,
   UploadHandle,
 } from './workflowHandles.ts';
+import { backup } from './workflows/backups.ts';
 import { deadLetterReplay } from './workflows/deadLetters.ts';
 import { healthCheckCycle } from './workflows/health.ts';
 import { maintenance } from './workflows/maintenance.ts';
 import { memorySync } from './workflows/memory.ts';
 import { outboxRelay } from './workflows/outbox.ts';
+import { restoreDrill } from './workflows/restoreDrills.ts';
 import { uploadRetry } from './workflows/uploads.ts';
 
 export { type Enqueued, enqueue } from './database/outbox.ts';
 export { type ProcessOnce, processOnce } from './database/processOnce.ts';
 export { type Remembered, remember } from './database/remember.ts';
+export type {
+  BackupManifest,
+  BackupStatus,
+  BackupTask,
+  RestoreDrillInput,
+  RestoreDrillStatus,
+} from './domain/backups.ts';
 export type { DeadLetterReplayInput, DeadLetterReplayStatus } from './domain/deadLetters.ts';
 export type { HealthTransition, LevelName } from './domain/health.ts';
 export type { ComponentName } from './domain/healthComponents.ts';
@@ -132,6 +150,44 @@ export class OrchestratorClient {
       args: [{ dryRun }],
       workflowIdConflictPolicy: 'USE_EXISTING',
       staticSummary: MAINTENANCE_SUMMARY,
+    });
+    return new JobHandle(handle);
+  }
+
+  /** The workflow of a backup, by its idempotency key. */
+  backup(idempotencyKey: string): JobHandle<BackupStatus> {
+    return new JobHandle(this.temporal.workflow.getHandle(backupWorkflowId(idempotencyKey)));
+  }
+
+  /**
+   * Backs up now. The same key again gives the same backup, one that runs or one that is verified; one that failed or was
+   * cancelled is begun anew.
+   */
+  async startBackup(
+    task: BackupTask,
+    idempotencyKey: string = crypto.randomUUID(),
+  ): Promise<JobHandle<BackupStatus>> {
+    const handle = await this.temporal.workflow.start(backup, {
+      workflowId: backupWorkflowId(idempotencyKey),
+      taskQueue: this.taskQueue,
+      args: [task],
+      workflowIdConflictPolicy: 'USE_EXISTING',
+      staticSummary: backupSummary(task),
+    });
+    return new JobHandle(handle);
+  }
+
+  /** Restores the newest verified backup of the database, or the one that the input names, and compares it. */
+  async startRestoreDrill(
+    input: RestoreDrillInput = {},
+    workflowId = `restore-drill/${crypto.randomUUID()}`,
+  ): Promise<JobHandle<RestoreDrillStatus>> {
+    const handle = await this.temporal.workflow.start(restoreDrill, {
+      workflowId,
+      taskQueue: this.taskQueue,
+      args: [input],
+      workflowIdConflictPolicy: 'USE_EXISTING',
+      staticSummary: DRILL_SUMMARY,
     });
     return new JobHandle(handle);
   }

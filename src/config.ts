@@ -1,7 +1,25 @@
 // The one file that reads the environment. A bad value ends the start with a sentence that names the variable, the
 // value (secrets hidden) and what is expected; what comes out is frozen, so nobody configures anything later.
+
 import { z } from 'zod';
+import type { Address } from './configValues.ts';
+import {
+  address,
+  brokers,
+  directories,
+  httpUrl,
+  integer,
+  oneOf,
+  parseAddress,
+  recipients,
+  retention,
+  sources,
+  text,
+  topic,
+  urlOf,
+} from './configValues.ts';
 import { MAX_OUTBOX_SHARDS } from './database/deployment.ts';
+import { parseRetention, type RetentionPolicy } from './domain/backupRetention.ts';
 
 export interface Config {
   databaseUrl: string;
@@ -29,6 +47,20 @@ export interface Config {
   /** What references to an upload's bytes may begin with, beside the spool and the own bucket. */
   uploadSources: string[];
   backupDestination: string | undefined;
+  backups: {
+    /** Tasks may name these directories and what lies below them, as source and as destination. */
+    roots: string[];
+    /** Undefined: nothing is ever removed. */
+    retention: RetentionPolicy | undefined;
+    /** Of the scheduled ones; an older one is told by the health component backup_service. */
+    maxAgeHours: number;
+    /** age recipients; none: backups are not encrypted. */
+    recipients: string[];
+    /** Holds the identity that restores and drills of encrypted backups need. */
+    identityFile: string | undefined;
+    /** Has pg_dump, pg_dumpall and pg_restore; undefined: the PATH has. */
+    pgBinDir: string | undefined;
+  };
   healthConfig: string | undefined;
   /** Undefined: notices of the health cycle go to Kafka only. */
   healthWebhook: undefined | { url: string; secret: string };
@@ -52,74 +84,6 @@ export class ConfigError extends Error {
     this.sentences = sentences;
   }
 }
-
-// Each schema's description is the second half of its sentence: "… : expected <description>".
-
-const urlOf = (protocols: string[], expected: string, complete: (url: URL) => boolean = () => true) =>
-  z
-    .string()
-    .refine((text) => {
-      const url = URL.parse(text);
-      return url !== null && protocols.includes(url.protocol) && complete(url);
-    })
-    .describe(expected);
-
-const httpUrl = urlOf(['http:', 'https:'], 'an http:// or https:// URL');
-
-const integer = (least: number, most: number) =>
-  z
-    .string()
-    .regex(/^\d{1,9}$/)
-    .transform(Number)
-    .refine((number) => number >= least && number <= most)
-    .describe(`an integer from ${least} to ${most}`);
-
-const oneOf = <T extends string>(values: readonly [T, ...T[]]) =>
-  z.enum(values).describe(`one of ${values.join(', ')}`);
-
-const text = (expected: string) => z.string().describe(expected);
-
-interface Address {
-  host: string;
-  port: number;
-}
-
-function parseAddress(address: string): Address | undefined {
-  const [, ipv6, name, digits] = /^(?:\[([0-9a-f:.]+)\]|([\w.-]+)):(\d{1,5})$/i.exec(address) ?? [];
-  const port = Number(digits);
-  return port >= 1 && port <= 65_535 ? { host: ipv6 ?? name ?? '', port } : undefined;
-}
-
-const isAddress = (address: string) => parseAddress(address) !== undefined;
-const address = z
-  .string()
-  .refine(isAddress)
-  .describe('host:port with a port from 1 to 65535 (an IPv6 host in brackets)');
-
-const brokers = z
-  .string()
-  .transform((list) => list.split(',').map((broker) => broker.trim()))
-  .refine((list) => list.every(isAddress))
-  .describe('a comma-separated list of host:port, each port from 1 to 65535');
-
-// Kafka allows 249 characters; the topic's dead letter queue needs four of them for ".dlq".
-const topic = z
-  .string()
-  .regex(/^(?!\.{1,2}$)[a-zA-Z0-9._-]{1,245}$/)
-  .describe('a Kafka topic name of at most 245 letters, digits, dots, underscores or hyphens');
-
-const isSource = (prefix: string) => {
-  const url = URL.parse(prefix);
-  return url !== null && !/[@?#]/.test(prefix) && /^(https?|s3):\/\/[^/].*\/$/.test(url.href);
-};
-
-const sources = z
-  .string()
-  .transform((list) => list.split(',').map((prefix) => prefix.trim()))
-  .refine((list) => list.every(isSource))
-  // As references are compared.
-  .transform((list) => list.map((prefix) => new URL(prefix).href))
-  .describe('a comma-separated list of http://, https:// or s3:// prefixes, each ending with a slash');
 
 const variables = {
   SA01_DATABASE_URL: urlOf(
@@ -167,6 +131,12 @@ const variables = {
     // "file://tmp/x" would name a host, and "s3:///x" no bucket.
     (url) => (url.protocol === 'file:') === (url.hostname === ''),
   ).optional(),
+  SA01_BACKUP_ROOTS: directories.default([]),
+  SA01_BACKUP_RETENTION: retention.default('last=3,daily=7,weekly=4,monthly=12'),
+  SA01_BACKUP_MAX_AGE_HOURS: integer(1, 100_000).default(50),
+  SA01_BACKUP_RECIPIENTS: recipients.default([]),
+  SA01_BACKUP_IDENTITY_FILE: text('a file').optional(),
+  SA01_PG_BIN_DIR: text('a directory').optional(),
   SA01_HEALTH_CONFIG: text('a file').optional(),
   SA01_HEALTH_WEBHOOK_URL: httpUrl.optional(),
   SA01_HEALTH_WEBHOOK_SECRET: text('a secret').optional(),
@@ -244,6 +214,11 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   if (values.SA01_KAFKA_SSL_CA && values.SA01_KAFKA_SSL !== 'true') {
     sentences.push('SA01_KAFKA_SSL is not true: expected true, because SA01_KAFKA_SSL_CA is set.');
   }
+  if (parsed.data?.SA01_BACKUP_DESTINATION?.startsWith('s3:') && !values.SA01_S3_ENDPOINT) {
+    sentences.push(
+      `SA01_S3_ENDPOINT is not set: expected ${expected('SA01_S3_ENDPOINT')}, because SA01_BACKUP_DESTINATION is s3://.`,
+    );
+  }
   if (!parsed.success || sentences.length > 0) throw new ConfigError(sentences);
   return deepFreeze(assemble(parsed.data));
 }
@@ -284,6 +259,14 @@ function assemble(read: z.infer<typeof schema>): Config {
     spoolDir: read.SA01_SPOOL_DIR,
     uploadSources: read.SA01_UPLOAD_SOURCES,
     backupDestination: read.SA01_BACKUP_DESTINATION,
+    backups: {
+      roots: read.SA01_BACKUP_ROOTS,
+      retention: parseRetention(read.SA01_BACKUP_RETENTION) ?? undefined,
+      maxAgeHours: read.SA01_BACKUP_MAX_AGE_HOURS,
+      recipients: read.SA01_BACKUP_RECIPIENTS,
+      identityFile: read.SA01_BACKUP_IDENTITY_FILE,
+      pgBinDir: read.SA01_PG_BIN_DIR,
+    },
     healthConfig: read.SA01_HEALTH_CONFIG,
     healthWebhook: read.SA01_HEALTH_WEBHOOK_URL
       ? { url: read.SA01_HEALTH_WEBHOOK_URL, secret: read.SA01_HEALTH_WEBHOOK_SECRET ?? '' }

@@ -5,12 +5,15 @@ import { Runtime } from '@temporalio/worker';
 import type { Kafka } from 'kafkajs';
 import type pg from 'pg';
 import type { Logger } from 'pino';
+import { startBackups } from './backupTasks.ts';
 import type { Config } from './config.ts';
 import { type ConsumedLetter, writeConsumedLetters } from './database/deadLetters.ts';
 import type { Deployment } from './database/deployment.ts';
 import { KEY_OF_ANOTHER, queueMemories } from './database/pendingMemories.ts';
 import { fromPostgres, inTransaction, withClient } from './database/postgres.ts';
 import { takeUploads } from './database/uploads.ts';
+import { backupTaskFaults } from './domain/backupInput.ts';
+import { backupTaskOf } from './domain/backups.ts';
 import type { ConsumedRecord } from './domain/consumedRecord.ts';
 import { type ConsumedTopic, type Digest, type TopicMessages, understand } from './domain/topicMessages.ts';
 import { TopicConsumer } from './kafka/topicConsumer.ts';
@@ -42,6 +45,14 @@ export const owners: { [Topic in ConsumedTopic]?: Owner<Topic> } = {
     return foreign.map(({ record }) => ({ record, fault: KEY_OF_ANOTHER }));
   },
 
+  /** The workflow is the owner; what it would refuse as its input is a dead letter already. */
+  async 'backup.tasks'(_, messages) {
+    return messages.flatMap(({ message, record }) => {
+      const faults = backupTaskFaults(backupTaskOf(message));
+      return faults.length > 0 ? [{ record, fault: faults.join('; ') }] : [];
+    });
+  },
+
   async 'upload.retry'(client, messages) {
     const refused = await takeUploads(
       client,
@@ -57,6 +68,20 @@ export const owners: { [Topic in ConsumedTopic]?: Owner<Topic> } = {
  */
 export type Sequel<Topic extends ConsumedTopic> = (messages: Message<Topic>[]) => Promise<void>;
 
+/** Each task gets its workflow, unless that was there before, however it ended. */
+export const backupSequel =
+  (temporal: Client, taskQueue: string): Sequel<'backup.tasks'> =>
+  async (messages) => {
+    const tasks = messages.map(({ message, idempotencyKey }) => ({
+      task: backupTaskOf(message),
+      idempotencyKey,
+    }));
+    await startBackups(
+      temporal,
+      taskQueue,
+      tasks.filter(({ task }) => backupTaskFaults(task).length === 0),
+    );
+  };
 /** Each upload that is not where it belongs yet gets its workflow, unless that runs already. */
 export const uploadSequel =
   (starts: UploadStarts): Sequel<'upload.retry'> =>
@@ -87,6 +112,7 @@ export function startConsumers({
   const { conversationTopic, taskQueue } = config;
   const { defaultPartitions, createTopics } = config.kafka;
   const sequels: { [Topic in ConsumedTopic]?: Sequel<Topic> } = {
+    'backup.tasks': backupSequel(temporal, taskQueue),
     'upload.retry': uploadSequel({ pool, temporal, taskQueue }),
   };
   return (Object.keys(owners) as ConsumedTopic[]).map((topic) => {

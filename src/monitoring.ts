@@ -2,8 +2,10 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { Runtime, type Worker } from '@temporalio/worker';
 import type { Logger } from 'pino';
+import { measureBackups } from './backupMetrics.ts';
 import type { Config } from './config.ts';
 import { measureConsumers } from './consumers.ts';
+import { readBackupTimes } from './database/backups.ts';
 import { readMemoryBacklog } from './database/memoryBook.ts';
 import { countOpenUploads } from './database/openUploads.ts';
 import { readBacklog } from './database/outbox.ts';
@@ -119,6 +121,7 @@ export class Monitoring {
     await Promise.all([
       this.orKeepLast('outbox', () => this.measureOutbox()),
       this.orKeepLast('memory', () => this.measureMemories()),
+      this.orKeepLast('backup', () => this.measureBackups()),
       this.orKeepLast('upload', () => this.measureUploads()),
     ]);
     measureConsumers(this.consumers);
@@ -143,6 +146,10 @@ export class Monitoring {
     meter
       .createGauge('memory_oldest_pending_seconds', 'float', undefined, 'age of the oldest of them')
       .set(memories.oldestSeconds);
+  }
+
+  private async measureBackups(): Promise<void> {
+    if (this.watched) measureBackups(await inTime(readBackupTimes(this.watched.pool)));
   }
 
   private async measureUploads(): Promise<void> {

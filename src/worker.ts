@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { Runtime } from '@temporalio/worker';
 import { type Logger, pino, stdSerializers } from 'pino';
+import { ownDatabase } from './backupSettings.ts';
 import { startSingletons } from './client.ts';
 import { type Config, ConfigError, readConfig } from './config.ts';
 import { startConsumers } from './consumers.ts';
@@ -134,7 +135,11 @@ function scheduleKeeper({ config, logger, resources }: Pick<Running, 'config' | 
   let told = '';
   return async () => {
     const keeping = resources.temporal.withDeadline(Date.now() + SCHEDULES_WITHIN_MS, () =>
-      keepSchedules(resources.temporal, config.taskQueue),
+      keepSchedules(
+        resources.temporal,
+        config.taskQueue,
+        config.backupDestination ? ownDatabase(config) : undefined,
+      ),
     );
     const problem = await keeping.then(() => '', describeError);
     if (problem !== '' && problem !== told) logger.warn({ error: problem }, 'schedules cannot be kept');

@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
-import { hostname } from 'node:os';
+import { hostname, tmpdir } from 'node:os';
+import path from 'node:path';
 import { Worker, type WorkerOptions } from '@temporalio/worker';
 import type { Logger } from 'pino';
+import { createBackupActivities, createMakeBackupActivities } from './activities/backups.ts';
 import { createDeadLetterActivities } from './activities/deadLetters.ts';
 import { createHealthActivities } from './activities/health.ts';
 import { createHealthRecordActivities } from './activities/healthRecords.ts';
@@ -9,11 +11,14 @@ import { createMaintenanceActivities } from './activities/maintenance.ts';
 import { createMemoryActivities, createMemoryHurryActivities } from './activities/memory.ts';
 import { createOutboxActivities } from './activities/outbox.ts';
 import { createOutboxDeliveryActivities, startDeliveries } from './activities/outboxDelivery.ts';
+import { createDrillActivities, createRestoreDrillActivities } from './activities/restoreDrills.ts';
 import { createUploadBytesActivities } from './activities/uploadBytes.ts';
 import { createUploadSweepActivities } from './activities/uploadSweep.ts';
 import { createUploadActivities } from './activities/uploads.ts';
+import { backupSettings } from './backupSettings.ts';
 import type { Config } from './config.ts';
 import { tiersWorthTrying } from './database/uploadTiers.ts';
+import { backupTaskQueue } from './domain/backups.ts';
 import { memoryTaskQueue } from './domain/memories.ts';
 import { relayTaskQueue } from './domain/outbox.ts';
 import { OutboxTopics } from './domain/outboxTopics.ts';
@@ -27,6 +32,9 @@ import { workflowBundle } from './workflowBundle.ts';
 /** Bounds how late a pause or the loss of a shard is noticed; well inside the relay's heartbeat timeout. */
 const MAX_HEARTBEAT_THROTTLE = '4 seconds';
 
+/** A drill need not wait for a dump; more at once would only fight over the same disks. */
+const BACKUPS_AT_ONCE = 2;
+
 /** What a worker is made of. */
 export interface Parts {
   config: Config;
@@ -37,9 +45,10 @@ export interface Parts {
 }
 
 /**
- * Five workers, so that what takes long (relays, the memory sync, bytes of uploads) never takes the slots of short
- * activities, and thousands of uploads no other workflow's turn. A relay stops at once when asked and settles its batch, the sync ends its calls, an upload begins anew
- * elsewhere; the short activities get the time that is left to finish.
+ * Six workers, so that what takes long (relays, the memory sync, bytes of uploads, dumps and drills) never takes the slots
+ * of short activities, and thousands of uploads no other workflow's turn. A relay stops at once when asked and settles its
+ * batch, the sync ends its calls, an upload or a dump begins anew elsewhere; the short activities get the time that is left
+ * to finish.
  */
 export async function createWorkers(parts: Parts): Promise<Worker[]> {
   const { config, resources } = parts;
@@ -72,6 +81,13 @@ export async function createWorkers(parts: Parts): Promise<Worker[]> {
     shutdownGraceTime: 0,
     maxConcurrentActivityTaskExecutions: 1,
   });
+  const backup = await Worker.create({
+    ...common,
+    taskQueue: backupTaskQueue(config.taskQueue),
+    activities: backupActivities(parts),
+    shutdownGraceTime: 0,
+    maxConcurrentActivityTaskExecutions: BACKUPS_AT_ONCE,
+  });
   const upload = await Worker.create({
     ...common,
     taskQueue: uploadTaskQueue(config.taskQueue),
@@ -87,7 +103,7 @@ export async function createWorkers(parts: Parts): Promise<Worker[]> {
     shutdownGraceTime: 0,
     maxConcurrentActivityTaskExecutions: MAX_UPLOADS,
   });
-  return [orchestrator, relay, memory, upload, uploadBytes];
+  return [orchestrator, relay, memory, upload, uploadBytes, backup];
 }
 
 function shortActivities(parts: Parts) {
@@ -108,6 +124,8 @@ function shortActivities(parts: Parts) {
       logger,
     }),
     ...createMemoryHurryActivities(resources),
+    ...createBackupActivities(backupDependencies(config, resources)),
+    ...createRestoreDrillActivities(resources),
     ...createHealthRecordActivities({ pool: resources.pool, webhook: config.healthWebhook }),
     // For an upload that a person starts on this queue.
     ...uploadActivities(parts),
@@ -150,6 +168,25 @@ function memoryActivities({ config, logger, resources }: Parts) {
     owner: workerIdentity,
     logger,
   });
+}
+
+const backupDependencies = (config: Config, { pool }: Resources) => ({
+  pool,
+  settings: backupSettings(config),
+  defaultDestination: config.backupDestination,
+  retention: config.backups.retention,
+});
+
+function backupActivities({ config, resources, stop }: Parts) {
+  const dependencies = { ...backupDependencies(config, resources), temporal: resources.temporal, stop };
+  return {
+    ...createMakeBackupActivities(dependencies),
+    ...createDrillActivities({
+      ...dependencies,
+      databaseUrl: config.databaseUrl,
+      scratchDirectory: path.join(config.spoolDir ?? tmpdir(), 'somaagent-restore-drills'),
+    }),
+  };
 }
 
 function uploadBytesActivities({ resources }: Parts) {

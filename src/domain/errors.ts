@@ -32,6 +32,10 @@ export const errorCatalogue = {
   // Another try reads and writes anew.
   upload_corrupt: { retryable: true },
   upload_refused: { retryable: false },
+  // Nothing of the try is left.
+  backup_failed: { retryable: true },
+  backup_refused: { retryable: false },
+  drill_failed: { retryable: false },
 } as const satisfies Record<string, { retryable: boolean }>;
 
 export type ErrorCode = keyof typeof errorCatalogue;

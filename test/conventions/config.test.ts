@@ -71,6 +71,14 @@ test("Without any variable it points at the compose file's published ports", () 
     spoolDir: undefined,
     uploadSources: [],
     backupDestination: undefined,
+    backups: {
+      roots: [],
+      retention: { last: 3, daily: 7, weekly: 4, monthly: 12 },
+      maxAgeHours: 50,
+      recipients: [],
+      identityFile: undefined,
+      pgBinDir: undefined,
+    },
     healthConfig: undefined,
     healthWebhook: undefined,
     outbox: { shards: undefined, retentionDays: 7 },
@@ -141,6 +149,10 @@ const badValues: [name: string, ...values: string[]][] = [
   ['SA01_TASK_QUEUE', 'q'.repeat(1001)],
   ['SA01_METRICS_ADDRESS', '9464', ':9464', '::1:9464', '127.0.0.1:0'],
   ['SA01_BACKUP_DESTINATION', '/var/backups', 'file://var/backups', 's3:///prefix', 'https://bucket'],
+  ['SA01_BACKUP_ROOTS', 'data', '/data/../etc', '/data,relative'],
+  ['SA01_BACKUP_RETENTION', 'none', 'last=0', 'hourly=3', 'last=1,last=2', 'daily=-1'],
+  ['SA01_BACKUP_MAX_AGE_HOURS', '0', 'a day'],
+  ['SA01_BACKUP_RECIPIENTS', 'AGE-SECRET-KEY-1', 'age1'],
   ['SA01_UPLOAD_SOURCES', 'https://files.internal/in', 'file:///tmp/', 'https://a/,,', 'files/'],
   ['SA01_OUTBOX_SHARDS', '0', '65', '2,5'],
   ['SA01_OUTBOX_RETENTION_DAYS', '0', '36501', '1.5', '7d'],
@@ -169,6 +181,13 @@ test('A bad bucket or SASL mechanism among good ones is named', () => {
   assert.deepEqual(sentencesOf({ ...sasl, SA01_KAFKA_SASL_MECHANISM: 'gssapi' }), [
     'SA01_KAFKA_SASL_MECHANISM is "gssapi": expected one of plain, scram-sha-256, scram-sha-512.',
   ]);
+});
+
+test('Backups to S3 need an endpoint', () => {
+  assert.deepEqual(sentencesOf({ SA01_BACKUP_DESTINATION: 's3://backups/nightly' }), [
+    'SA01_S3_ENDPOINT is not set: expected an http:// or https:// URL, because SA01_BACKUP_DESTINATION is s3://.',
+  ]);
+  assert.deepEqual(sentencesOf({ ...s3, SA01_BACKUP_DESTINATION: 's3://backups/nightly' }), []);
 });
 
 test('All bad values are said at once', () => {
@@ -244,10 +263,11 @@ test('No secret ever shows up in an error, however it is spelled', () => {
 });
 
 test('Only the entry points touch the environment, to hand it to readConfig', () => {
-  const entryPoints = ['src/worker.ts', 'src/migrate.ts', 'src/outboxCommand.ts'];
+  const entryPoints = ['src/worker.ts', 'src/migrate.ts', 'src/outboxCommand.ts', 'src/restoreCommand.ts'];
   const readers = globSync('src/**/*.ts', { cwd: root })
     .map((file) => file.split(path.sep).join('/'))
-    .filter((file) => file !== 'src/config.ts')
+    // The second hands PATH, HOME and PGPASSFILE on to pg_dump.
+    .filter((file) => file !== 'src/config.ts' && file !== 'src/backups/programs.ts')
     .filter((file) =>
       /\bprocess\s*\.\s*env\b|\benv\b.*from 'node:process'/.test(readFileSync(path.join(root, file), 'utf8')),
     );

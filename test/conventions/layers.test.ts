@@ -127,6 +127,7 @@ const table: Case[] = [
       "export { a } from '../database/outbox.ts';",
       "export { a } from '../kafka/publisher.ts';",
       "export { a } from '../storage/s3.ts';",
+      "export { a } from '../backups/make.ts';",
       "export { a } from '../somabrain/client.ts';",
       "export { a } from '../probes/probe.ts';",
       "export { a } from '@temporalio/activity';",
@@ -151,7 +152,7 @@ const table: Case[] = [
       ),
     },
   ),
-  ...['database', 'kafka', 'storage', 'somabrain', 'probes'].flatMap((adapter) =>
+  ...['database', 'kafka', 'storage', 'backups', 'somabrain', 'probes'].flatMap((adapter) =>
     ['', 'deep/'].flatMap((folder) => {
       const up = folder === '' ? '..' : '../..';
       return cases(

@@ -61,7 +61,7 @@ describe('A database that Django set up', () => {
       const { client, roles } = database;
       const before = await describeTables(client, 'core_%');
       const url = role === 'superuser' ? database.url : database.urlFor(roles.migrator);
-      assert.equal((await migrate(url)).length, 8);
+      assert.equal((await migrate(url)).length, 9);
       const migrator = await connectAs(url);
       await settleDeployment(migrator, 2);
       await migrator.end();

@@ -1,3 +1,29 @@
+CREATE TABLE orchestrator.backup (
+  id text NOT NULL,
+  idempotency_key character varying(255) NOT NULL,
+  type text NOT NULL,
+  source text NOT NULL,
+  destination text NOT NULL,
+  metadata jsonb NOT NULL,
+  state text NOT NULL,
+  attempts integer NOT NULL DEFAULT 0,
+  started_at timestamp with time zone NOT NULL,
+  ended_at timestamp with time zone,
+  restored_at timestamp with time zone,
+  removed_at timestamp with time zone,
+  address jsonb,
+  size bigint,
+  plain_size bigint,
+  sha256 text,
+  manifest jsonb,
+  error text,
+  hold text,
+  CONSTRAINT backup_check CHECK (((state <> ALL (ARRAY['verified'::text, 'removing'::text])) OR ((ended_at IS NOT NULL) AND (address IS NOT NULL) AND (manifest IS NOT NULL)))),
+  CONSTRAINT backup_idempotency_key_key UNIQUE (idempotency_key),
+  CONSTRAINT backup_pkey PRIMARY KEY (id),
+  CONSTRAINT backup_state_check CHECK ((state = ANY (ARRAY['running'::text, 'verified'::text, 'failed'::text, 'cancelled'::text, 'removing'::text, 'removed'::text])))
+);
+
 CREATE TABLE orchestrator.deployment (
   singleton boolean NOT NULL DEFAULT true,
   id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -72,6 +98,20 @@ CREATE TABLE orchestrator.outbox_journal (
   CONSTRAINT outbox_journal_pkey PRIMARY KEY (shard),
   CONSTRAINT outbox_journal_shard_check CHECK ((shard >= 0))
 ) WITH (fillfactor=50);
+
+CREATE TABLE orchestrator.restore_drill (
+  id text NOT NULL,
+  backup text,
+  type text,
+  source text,
+  destination text,
+  started_at timestamp with time zone NOT NULL,
+  ended_at timestamp with time zone NOT NULL,
+  passed boolean NOT NULL,
+  evidence jsonb,
+  error text,
+  CONSTRAINT restore_drill_pkey PRIMARY KEY (id)
+);
 
 CREATE TABLE orchestrator.upload (
   idempotency_key character varying(255) NOT NULL,
@@ -188,11 +228,13 @@ CREATE INDEX core_outboxmessage_topic_status ON public.core_outboxmessage USING 
 CREATE INDEX core_pendingmemory_synced_created_at ON public.core_pendingmemory USING btree (synced, created_at);
 CREATE INDEX core_pendingmemory_tenant_id_synced ON public.core_pendingmemory USING btree (tenant_id, synced);
 CREATE INDEX health_transition_at ON orchestrator.health_transition USING btree (at);
+CREATE INDEX orchestrator_backup_source ON orchestrator.backup USING btree (type, source, destination, started_at DESC);
 CREATE INDEX orchestrator_deadletter_replay ON public.core_deadlettermessage USING btree (replay_id) WHERE ((replay_id IS NOT NULL) AND (NOT resolved));
 CREATE INDEX orchestrator_idempotency_expires ON public.core_idempotencyrecord USING btree (expires_at);
 CREATE INDEX orchestrator_memory_pending ON public.core_pendingmemory USING btree (tenant_id, sync_seq) WHERE ((NOT synced) AND (dead_at IS NULL));
 CREATE INDEX orchestrator_outbox_parked ON public.core_outboxmessage USING btree (topic, partition_key, relay_seq) WHERE ((status)::text = 'failed'::text);
 CREATE INDEX orchestrator_outbox_pending_2 ON public.core_outboxmessage USING btree (abs((hashtextextended((COALESCE(partition_key, ((id)::text)::character varying))::text, (0)::bigint) % (2)::bigint)), relay_seq) WHERE ((status)::text = 'pending'::text);
+CREATE INDEX orchestrator_restore_drill_source ON orchestrator.restore_drill USING btree (type, source, ended_at DESC);
 CREATE INDEX upload_cancelled ON orchestrator.upload USING btree (updated_at) WHERE (state = 'cancelled'::text);
 CREATE INDEX upload_data_ref ON orchestrator.upload USING hash (data_ref) WHERE (data_ref IS NOT NULL);
 CREATE INDEX upload_filename ON orchestrator.upload USING hash (filename);

@@ -17,6 +17,7 @@ const MIGRATIONS = [
   '0006_idempotency',
   '0007_memory',
   '0008_uploads',
+  '0009_backups',
 ];
 
 const recorded = async ({ client }: TestDatabase): Promise<string[]> => {

@@ -1,4 +1,4 @@
-// `npm run soak -- consumers`, `memories` or `uploads`: what takes longer than a test may, on a stack of its own. Exits with 1 if it does not hold.
+// `npm run soak -- consumers`, `memories`, `uploads` or `backups`: what takes longer than a test may, on a stack of its own. Exits with 1 if it does not hold.
 import { createTestStack } from '../../stack/testStack.ts';
 import { stackEnvironment } from '../support/stack.ts';
 
@@ -19,6 +19,13 @@ const soaks: Record<string, () => Promise<boolean>> = {
     const { compareMemories } = await import('./memoryRates.ts');
     for (const delaySeconds of [0, 0.02])
       for (const api of ['batch', 'single'] as const) await compareMemories({ api, delaySeconds }, say);
+    return true;
+  },
+
+  /** Fails by an error. */
+  async backups() {
+    const { backupKills } = await import('./backups.ts');
+    await backupKills({ rows: 300_000, kills: 10 }, say);
     return true;
   },
 

@@ -1,5 +1,6 @@
 import { CancelledFailure, heartbeat, sleep } from '@temporalio/activity';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
+import { backupTaskQueue } from '../../src/domain/backups.ts';
 import { memoryTaskQueue } from '../../src/domain/memories.ts';
 import { relayTaskQueue } from '../../src/domain/outbox.ts';
 import { uploadBytesTaskQueue, uploadTaskQueue } from '../../src/domain/uploads.ts';
@@ -30,6 +31,7 @@ export async function runWorkflows(namespace: string, taskQueue: string, activit
     await Worker.create({ ...common, taskQueue, workflowBundle: bundle, activities }),
     await Worker.create({ ...common, taskQueue: relayTaskQueue(taskQueue), activities }),
     await Worker.create({ ...common, taskQueue: memoryTaskQueue(taskQueue), activities }),
+    await Worker.create({ ...common, taskQueue: backupTaskQueue(taskQueue), activities }),
     await Worker.create({
       ...common,
       taskQueue: uploadTaskQueue(taskQueue),

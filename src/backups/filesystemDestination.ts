@@ -1,0 +1,184 @@
+import { randomUUID } from 'node:crypto';
+import { type FileHandle, open, readdir, readFile, rename, rm, rmdir, stat } from 'node:fs/promises';
+import path from 'node:path';
+import type { Readable } from 'node:stream';
+import { pathToFileURL } from 'node:url';
+import type { BackupAddress, BackupFile } from '../domain/backupFacts.ts';
+import { OrchestratorError } from '../domain/errors.ts';
+import { type BackupDestination, MANIFEST, type StrandedBackup } from './destination.ts';
+import { addressOf, addressPath, directoryWithin, failed, refused } from './names.ts';
+
+/** Marks a file that is being written. */
+const PARTIAL = '.partial-';
+const READ_BYTES = 256 * 1024;
+const DEFINITE = new Set(['EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EISDIR', 'ELOOP', 'ENAMETOOLONG']);
+
+/**
+ * A directory as destination. Files are written under another name, synced and renamed, and so are the directories that
+ * name them, so what is there after a power loss is whole.
+ */
+export class FilesystemDestination implements BackupDestination {
+  readonly url: string;
+  /** A real path; nothing is read or written outside of it. */
+  private readonly root: string;
+
+  constructor(root: string) {
+    this.root = root;
+    this.url = pathToFileURL(root).href;
+  }
+
+  async write(
+    address: BackupAddress,
+    file: BackupFile,
+    content: Readable,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await this.put(address, file, (handle) => handle.writeFile(content, { signal }));
+  }
+
+  async read(address: BackupAddress, file: BackupFile, signal: AbortSignal): Promise<Readable> {
+    return reading(file, async () => {
+      const handle = await open(path.join(await this.directory(address), file), 'r');
+      return handle.createReadStream({ signal, highWaterMark: READ_BYTES });
+    });
+  }
+
+  async commit(address: BackupAddress, manifest: string, signal: AbortSignal): Promise<void> {
+    const existing = await this.manifest(address, signal);
+    if (existing === manifest) return;
+    if (existing !== undefined) throw refused(`${addressPath(address)} has another manifest already`);
+    await this.put(address, MANIFEST, (handle) => handle.writeFile(manifest));
+    if ((await this.manifest(address, signal)) !== manifest)
+      throw failed('the manifest reads back as something else');
+  }
+
+  async manifest(address: BackupAddress, signal: AbortSignal): Promise<string | undefined> {
+    const file = path.join(this.root, addressPath(address), MANIFEST);
+    return reading(MANIFEST, () => readFile(file, { encoding: 'utf8', signal }).catch(absent));
+  }
+
+  async *list(signal: AbortSignal): AsyncGenerator<{ address: BackupAddress; manifest: string }> {
+    for await (const address of this.addresses()) {
+      const manifest = await this.manifest(address, signal);
+      if (manifest !== undefined) yield { address, manifest };
+    }
+  }
+
+  async remove(address: BackupAddress, signal: AbortSignal): Promise<void> {
+    const directory = path.join(this.root, addressPath(address));
+    await reading('the backup', async () => {
+      if (!(await stat(directory).catch(absent))) return;
+      await directoryWithin([this.root], directory);
+      await rm(path.join(directory, MANIFEST), { force: true });
+      await sync(directory);
+      signal.throwIfAborted();
+      await rm(directory, { recursive: true, force: true });
+    });
+  }
+
+  async stranded(before: number, signal: AbortSignal): Promise<StrandedBackup[]> {
+    const found: StrandedBackup[] = [];
+    for await (const address of this.addresses()) {
+      signal.throwIfAborted();
+      const directory = path.join(this.root, addressPath(address));
+      const names = await readdir(directory).catch(absent);
+      if (!names || names.includes(MANIFEST)) continue;
+      const since = await newest([directory, ...names.map((name) => path.join(directory, name))]);
+      if (since === undefined || since >= before) continue;
+      const remove = (until: AbortSignal) => this.remove(address, until);
+      found.push({ name: directory, since: new Date(since), remove });
+    }
+    return found;
+  }
+
+  /** The directories `<type>/<source>/<id>`. */
+  private async *addresses(): AsyncGenerator<BackupAddress> {
+    for (const type of await directoriesIn(this.root))
+      for (const source of await directoriesIn(path.join(this.root, type)))
+        for (const id of await directoriesIn(path.join(this.root, type, source))) {
+          const address = addressOf(type, source, id);
+          if (address) yield address;
+        }
+  }
+
+  /** The directory of a backup that is there. */
+  private directory(address: BackupAddress): Promise<string> {
+    return directoryWithin([this.root], path.join(this.root, addressPath(address)));
+  }
+
+  /** Writes a file that is not there under its name until it is durable. */
+  private async put(
+    address: BackupAddress,
+    name: string,
+    fill: (handle: FileHandle) => Promise<void>,
+  ): Promise<void> {
+    const wanted = path.join(this.root, addressPath(address));
+    try {
+      const directory = await directoryWithin([this.root], wanted, { create: true });
+      const partial = path.join(directory, `${name}${PARTIAL}${randomUUID()}`);
+      await writeDurably(partial, fill);
+      await rename(partial, path.join(directory, name));
+      for (const up of ['.', '..', '../..', '../../..']) await sync(path.join(directory, up));
+    } catch (error) {
+      // Goes only if it is empty.
+      await rmdir(wanted).catch(() => {});
+      throw told(`${this.url}: ${name} could not be written`, error);
+    }
+  }
+}
+
+async function writeDurably(file: string, fill: (handle: FileHandle) => Promise<void>): Promise<void> {
+  const handle = await open(file, 'wx', 0o600);
+  try {
+    await fill(handle);
+    await handle.sync();
+    await handle.close();
+  } catch (error) {
+    await handle.close().catch(() => {});
+    await rm(file, { force: true });
+    throw error;
+  }
+}
+
+async function sync(directory: string): Promise<void> {
+  const handle = await open(directory, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+async function reading<T>(what: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    const isMissing = (error as NodeJS.ErrnoException).code === 'ENOENT';
+    if (isMissing) throw refused(`${what} is not there`, { cause: error });
+    throw told(`${what} could not be read or removed`, error);
+  }
+}
+
+/** What the file system says, as one of our errors. An abort's reason, and what came with the content, stay. */
+function told(what: string, error: unknown): unknown {
+  if (error instanceof OrchestratorError || !(error instanceof Error)) return error;
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === undefined || !('syscall' in error)) return error;
+  const message = `${what}: ${error.message}`;
+  return DEFINITE.has(code) ? refused(message, { cause: error }) : failed(message, { cause: error });
+}
+
+async function newest(files: string[]): Promise<number | undefined> {
+  const times = await Promise.all(files.map((file) => stat(file).then(({ mtimeMs }) => mtimeMs, absent)));
+  const known = times.filter((time) => time !== undefined);
+  return known.length > 0 ? Math.max(...known) : undefined;
+}
+
+async function directoriesIn(directory: string): Promise<string[]> {
+  const entries = await readdir(directory, { withFileTypes: true }).catch(absent);
+  return (entries ?? []).filter((entry) => entry.isDirectory()).map(({ name }) => name);
+}
+
+function absent(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== 'ENOENT' && error.code !== 'ENOTDIR') throw error;
+}

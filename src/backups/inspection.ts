@@ -1,0 +1,133 @@
+// Looks into a backup's content while it passes by: is it what it should be, and is it whole?
+import { once } from 'node:events';
+import { finished } from 'node:stream/promises';
+import { extract } from 'tar-stream';
+import type { BackupFile, BackupType } from '../domain/backupFacts.ts';
+import type { Stage } from './coding.ts';
+import { failed } from './names.ts';
+import { RunningProgram } from './programs.ts';
+import { RdbCheck } from './rdb.ts';
+
+/** What an inspection found. */
+export interface Findings {
+  /** Entries of an archive's table of contents. */
+  entries?: number;
+  notes?: string[];
+}
+
+interface Inspector {
+  /** Resolves when more may come. */
+  add(chunk: Uint8Array): Promise<void> | void;
+  /** @throws OrchestratorError backup_failed if it is not what it should be */
+  end(): Promise<Findings> | Findings;
+}
+
+export interface InspectionOptions {
+  type: BackupType;
+  file: BackupFile;
+  binDir: string | undefined;
+  signal: AbortSignal;
+}
+
+/** Passes everything on; `found` hears what the inspection found, before the stream ends. A bad content ends it with an error. */
+export function inspection(options: InspectionOptions, found: (findings: Findings) => void): Stage {
+  return async function* (bytes) {
+    const inspector = inspectorFor(options);
+    for await (const chunk of bytes) {
+      await inspector.add(chunk);
+      yield chunk;
+    }
+    found(await inspector.end());
+  };
+}
+
+function inspectorFor(options: InspectionOptions): Inspector {
+  if (options.file === 'globals') return globalsInspector();
+  switch (options.type) {
+    case 'database':
+      return archiveInspector(options);
+    case 'redis':
+      return rdbInspector();
+    case 'files':
+    case 'storage':
+      return tarInspector();
+  }
+}
+
+/** pg_restore reads the table of contents, which stands first, and no more than that. */
+function archiveInspector({ binDir, signal }: InspectionOptions): Inspector {
+  const running = new RunningProgram({ program: 'pg_restore', args: ['--list'], binDir, signal });
+  const listing = running.text();
+  listing.catch(() => {});
+  const { stdin } = running;
+  return {
+    async add(chunk) {
+      if (stdin.writable && !stdin.write(chunk)) await untilDrained(stdin);
+    },
+    async end() {
+      stdin.end();
+      const entries = (await listing).split('\n').filter((line) => line !== '' && !line.startsWith(';'));
+      return { entries: entries.length };
+    },
+  };
+}
+
+const untilDrained = (stream: NodeJS.EventEmitter): Promise<unknown> => {
+  const over = new AbortController();
+  const { signal } = over;
+  return Promise.race([once(stream, 'drain', { signal }), once(stream, 'close', { signal })])
+    .catch(() => {})
+    .finally(() => over.abort());
+};
+
+/** Reads the whole archive as a restore would. */
+function tarInspector(): Inspector {
+  const archive = extract();
+  let entries = 0;
+  archive.on('entry', (_, content, next) => {
+    entries++;
+    content.on('end', next).resume();
+  });
+  const ended = finished(archive);
+  ended.catch(() => {});
+  return {
+    async add(chunk) {
+      if (!archive.destroyed && !archive.write(chunk)) await untilDrained(archive);
+    },
+    async end() {
+      archive.end(undefined);
+      await ended.catch((error) => {
+        throw failed(`the tar cannot be read: ${error.message}`, { cause: error });
+      });
+      return { entries };
+    },
+  };
+}
+
+function rdbInspector(): Inspector {
+  const check = new RdbCheck();
+  return {
+    add: (chunk) => check.add(chunk),
+    end() {
+      const { hasChecksum } = check.end();
+      return hasChecksum
+        ? {}
+        : { notes: ['The server writes its dumps without a checksum (rdbchecksum no).'] };
+    },
+  };
+}
+
+const GLOBALS_END = 'PostgreSQL database cluster dump complete';
+
+function globalsInspector(): Inspector {
+  let end = '';
+  return {
+    add(chunk) {
+      end = (end + Buffer.from(chunk).toString('latin1')).slice(-200);
+    },
+    end() {
+      if (!end.includes(GLOBALS_END)) throw failed('what pg_dumpall wrote has no end');
+      return {};
+    },
+  };
+}

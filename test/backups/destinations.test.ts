@@ -1,0 +1,208 @@
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { randomBytes, randomUUID } from 'node:crypto';
+import { mkdir, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { Readable } from 'node:stream';
+import { describe, test } from 'node:test';
+import { promisify } from 'node:util';
+import { CreateMultipartUploadCommand, PutObjectCommand } from '@aws-sdk/client-s3';
+import type { BackupDestination } from '../../src/backups/destination.ts';
+import { openDestination } from '../../src/backups/open.ts';
+import { restoreTree } from '../../src/backups/restore.ts';
+import { s3Client } from '../../src/backups/s3.ts';
+import { faulty, flipOneBit } from '../support/backupFaults.ts';
+import {
+  type BackupPlace,
+  backUp,
+  backupPlace,
+  catalogue,
+  never,
+  newAddress,
+  strandedIn,
+} from '../support/backups.ts';
+
+const exec = promisify(execFile);
+
+const inS3 = async (place: BackupPlace): Promise<BackupDestination> => {
+  const bucket = place.settings.destinations.s3!.buckets[0];
+  return openDestination(`s3://${bucket}/backups-${randomUUID()}`, place.settings);
+};
+
+const kinds: Record<string, (place: BackupPlace) => Promise<BackupDestination>> = {
+  'a directory': async ({ destination }) => destination,
+  S3: inS3,
+};
+
+for (const [kind, open] of Object.entries(kinds)) {
+  describe(`${kind} as destination`, () => {
+    test('a backup of many parts is restored from it, and removed', async () => {
+      await using place = await backupPlace({ compression: 'none' });
+      const destination = await open(place);
+      const tree = path.join(place.directory, 'sources', 'tree');
+      await mkdir(tree);
+      // Random, so that it is as large when it is stored: more than two parts.
+      for (const name of ['a', 'b', 'c']) await writeFile(path.join(tree, name), randomBytes(13_000_000));
+      const { address, content } = await backUp(place, 'files', tree, { destination });
+      assert.deepEqual(await catalogue(destination), [address.id]);
+      const directory = path.join(place.directory, 'restored');
+      await restoreTree({ ...place, destination, address, content }, { directory }, never);
+      await destination.remove(address, never);
+      await destination.remove(address, never);
+      assert.deepEqual(await catalogue(destination), []);
+      assert.deepEqual(await strandedIn(destination), []);
+      await assert.rejects(destination.read(address, 'data', never), { code: 'backup_refused' });
+    });
+
+    test('what is changed there is found out, and nothing stays', async () => {
+      await using place = await backupPlace();
+      const destination = await open(place);
+      const tree = path.join(place.directory, 'sources', 'tree');
+      await mkdir(tree);
+      await writeFile(path.join(tree, 'a'), randomBytes(1_000_000));
+      const changing = faulty(destination, flipOneBit);
+      await assert.rejects(backUp(place, 'files', tree, { destination: changing }), {
+        code: 'backup_failed',
+      });
+      assert.deepEqual(await catalogue(destination), []);
+      assert.deepEqual(await strandedIn(destination), []);
+    });
+
+    test('a manifest is there or not, twice the same is once, and never becomes another', async () => {
+      await using place = await backupPlace();
+      const destination = await open(place);
+      const address = newAddress('files', '/x');
+      assert.equal(await destination.manifest(address, never), undefined);
+      await destination.write(address, 'data', Readable.from([Buffer.from('data')]), never);
+      assert.deepEqual(await catalogue(destination), []);
+      await destination.commit(address, '{"a":1}', never);
+      await destination.commit(address, '{"a":1}', never);
+      await assert.rejects(destination.commit(address, '{"a":2}', never), { code: 'backup_refused' });
+      assert.equal(await destination.manifest(address, never), '{"a":1}');
+      assert.deepEqual(await strandedIn(destination), []);
+    });
+
+    test('a write that fails or is cancelled leaves nothing under the name', async () => {
+      await using place = await backupPlace();
+      const destination = await open(place);
+      const address = newAddress('files', '/x');
+      const source = new Error('the source broke');
+      const breaking = Readable.from(
+        (async function* () {
+          for (let part = 0; part < 40; part++) yield Buffer.alloc(1 << 20);
+          throw source;
+        })(),
+      );
+      await assert.rejects(destination.write(address, 'data', breaking, never));
+      const cancel = new AbortController();
+      const endless = Readable.from(
+        (async function* () {
+          for (let part = 0; ; part++) {
+            if (part === 40) cancel.abort(new Error('cancelled'));
+            yield Buffer.alloc(1 << 20);
+          }
+        })(),
+      );
+      await assert.rejects(destination.write(address, 'data', endless, cancel.signal));
+      await assert.rejects(destination.read(address, 'data', never), { code: 'backup_refused' });
+      assert.deepEqual(await strandedIn(destination), []);
+    });
+
+    test('what a killed worker left is stranded, if it is old enough, and can be removed', async () => {
+      await using place = await backupPlace();
+      const destination = await open(place);
+      const left = newAddress('files', '/left');
+      const whole = newAddress('files', '/whole');
+      for (const address of [left, whole])
+        await destination.write(address, 'data', Readable.from([Buffer.from('data')]), never);
+      await destination.commit(whole, '{}', never);
+      assert.deepEqual(await destination.stranded(Date.now() - 3_600_000, never), []);
+      const stranded = await strandedIn(destination);
+      assert.equal(stranded.length, 1);
+      assert.ok(stranded[0]!.name.includes(left.id));
+      await stranded[0]!.remove(never);
+      assert.deepEqual(await strandedIn(destination), []);
+      assert.deepEqual(await catalogue(destination), [whole.id]);
+    });
+  });
+}
+
+test('an upload to S3 that nobody finished is stranded too', async () => {
+  await using place = await backupPlace();
+  const destination = await inS3(place);
+  const { s3 } = place.settings.destinations;
+  const address = newAddress('files', '/x');
+  const Key = `${destination.url.split('/').at(-1)}/files/${address.source}/${address.id}/data`;
+  const client = s3Client(s3!);
+  await client.send(new CreateMultipartUploadCommand({ Bucket: s3!.buckets[0], Key }));
+  const [stranded] = await strandedIn(destination);
+  assert.ok(stranded);
+  await stranded.remove(never);
+  assert.deepEqual(await strandedIn(destination), []);
+});
+
+test('the objects of a storage tier are backed up, and restored as files', async () => {
+  await using place = await backupPlace();
+  const tier = place.settings.tiers.s3!;
+  const client = s3Client(tier);
+  const prefix = `uploads-${randomUUID()}/`;
+  for (let object = 0; object < 25; object++) {
+    const Body = randomBytes(object * 10_000);
+    await client.send(new PutObjectCommand({ Bucket: tier.bucket, Key: `${prefix}${object}/of many`, Body }));
+  }
+  const { address, content } = await backUp(place, 'storage', `s3/${prefix}`);
+  assert.equal(content.entries, 25);
+  const directory = path.join(place.directory, 'restored');
+  assert.deepEqual(await restoreTree({ ...place, address, content }, { directory }, never), { entries: 25 });
+  await assert.rejects(backUp(place, 'storage', 'redis'), {
+    code: 'backup_refused',
+    message: /no storage tier/,
+  });
+});
+
+test('a bucket that is not there, and keys that are wrong, are refused', async () => {
+  await using place = await backupPlace();
+  const s3 = { ...place.settings.destinations.s3!, buckets: ['no-such-bucket'] };
+  const address = newAddress('files', '/x');
+  const write = (destination: BackupDestination) =>
+    destination.write(address, 'data', Readable.from([Buffer.from('data')]), never);
+  const missing = { ...place.settings, destinations: { roots: [], s3 } };
+  await assert.rejects(write(await openDestination('s3://no-such-bucket', missing)), {
+    code: 'backup_refused',
+    message: /NoSuchBucket/,
+  });
+  const [bucket] = place.settings.destinations.s3!.buckets;
+  const wrong = { ...place.settings.destinations.s3!, secretAccessKey: 'not the secret' };
+  const forbidden = { ...place.settings, destinations: { roots: [], s3: wrong } };
+  await assert.rejects(write(await openDestination(`s3://${bucket}/x`, forbidden)), {
+    code: 'backup_refused',
+    message: /SignatureDoesNotMatch|AccessDenied/,
+  });
+});
+
+/** Mounts a file system of one MiB there; undefined where that is not allowed, or not Linux. */
+async function tinyDisk(directory: string): Promise<AsyncDisposable | undefined> {
+  try {
+    await exec('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', directory]);
+    return { [Symbol.asyncDispose]: async () => void (await exec('umount', [directory])) };
+  } catch {
+    return undefined;
+  }
+}
+
+test('a full disk is told, and what was there stays', async (context) => {
+  await using place = await backupPlace({ compression: 'none' });
+  const backups = path.join(place.directory, 'backups');
+  await using disk = await tinyDisk(backups);
+  if (!disk) return context.skip('only root may mount a small file system');
+  const [small, large] = ['small', 'large'].map((name) => path.join(place.directory, 'sources', name));
+  for (const directory of [small!, large!]) await mkdir(directory);
+  await writeFile(path.join(small!, 'file'), randomBytes(100_000));
+  await writeFile(path.join(large!, 'file'), randomBytes(5_000_000));
+  const good = await backUp(place, 'files', small!);
+  await assert.rejects(backUp(place, 'files', large!), { code: 'backup_failed', message: /ENOSPC/ });
+  assert.deepEqual(await catalogue(place.destination), [good.address.id]);
+  assert.deepEqual(await strandedIn(place.destination), []);
+  const directory = path.join(place.directory, 'restored');
+  await restoreTree({ ...place, ...good }, { directory }, never);
+});

@@ -1,0 +1,109 @@
+import assert from 'node:assert/strict';
+import { mkdir, readdir, symlink } from 'node:fs/promises';
+import path from 'node:path';
+import { test } from 'node:test';
+import { addressPath, sourceSlug } from '../../src/backups/names.ts';
+import { openDestination, openSource } from '../../src/backups/open.ts';
+import { connectionEnv } from '../../src/backups/programs.ts';
+import type { BackupType } from '../../src/domain/backupFacts.ts';
+import { backupPlace } from '../support/backups.ts';
+
+const smuggled = [
+  '--file=/tmp/x',
+  '-f/tmp/x',
+  'agents; touch /tmp/x',
+  '$(touch /tmp/x)',
+  'agents\n--file=/tmp/x',
+  'agents\u0000',
+  "dbname='postgres' options='-c x=y'",
+  'postgresql://elsewhere/postgres',
+  '__proto__',
+  'constructor',
+  '',
+  'x'.repeat(2000),
+];
+
+test('a source is refused unless it is one of those that are configured', async () => {
+  await using place = await backupPlace({ databases: { agents: 'postgresql://x/agents' } });
+  for (const type of ['database', 'redis', 'files', 'storage'] satisfies BackupType[])
+    for (const name of smuggled)
+      await assert.rejects(
+        openSource(type, name, place.settings),
+        { code: 'backup_refused' },
+        `${type} ${name}`,
+      );
+  const source = await openSource('database', 'agents', place.settings);
+  assert.equal(source.name, 'agents');
+});
+
+test('a destination is refused unless it is an allowed directory or bucket', async () => {
+  await using place = await backupPlace();
+  const backups = path.join(place.directory, 'backups');
+  await mkdir(path.join(place.directory, 'outside'));
+  await symlink(path.join(place.directory, 'outside'), path.join(backups, 'link'));
+  const bucket = place.settings.destinations.s3!.buckets[0];
+  const refused = [
+    ...smuggled,
+    'file:///etc',
+    `file://${place.directory}`,
+    `file://${backups}-beside`,
+    `file://${backups}/link`,
+    `file://${backups}/link/below`,
+    `file://${backups}/%2e%2e/outside`,
+    `file://${backups}/a%2Fb`,
+    `file://${backups}?x=y`,
+    'file://host/share',
+    's3://another-bucket/x',
+    's3://',
+    `s3://${bucket}/a%2F..%2F..%2Fb`,
+    `s3://${bucket}/a%0ab`,
+    `s3://key:secret@${bucket}/x`,
+    'https://example.com/x',
+  ];
+  for (const url of refused) {
+    const opening = openDestination(url, place.settings);
+    await assert.rejects(opening, { code: 'backup_refused' }, url);
+  }
+  assert.deepEqual(await readdir(path.join(place.directory, 'outside')), []);
+  // A URL's own dots are gone before anybody sees them.
+  assert.equal((await openDestination(`s3://${bucket}/a/%2E%2E/b`, place.settings)).url, `s3://${bucket}/b`);
+  const nested = await openDestination(`file://${backups}/new/nested%20one/`, place.settings);
+  assert.equal(nested.url, `file://${backups}/new/nested%20one`);
+  assert.equal((await openDestination(`s3://${bucket}/a/b/`, place.settings)).url, `s3://${bucket}/a/b`);
+});
+
+test('different names have different slugs, and all are safe as parts of a path', () => {
+  const names = [
+    ...smuggled,
+    'agents',
+    'Agents',
+    '/var/lib/agents',
+    '/var/lib-agents',
+    '..',
+    'ünï',
+    'a'.repeat(300),
+  ];
+  const slugs = names.map(sourceSlug);
+  assert.equal(new Set(slugs).size, names.length);
+  for (const slug of slugs) assert.match(slug, /^[a-z0-9][a-z0-9._-]{0,90}$/);
+  assert.equal(sourceSlug('agents'), 'agents');
+  const address = { type: 'files', source: 'a', id: 'b' } as const;
+  for (const part of ['..', '../x', 'a/b', '', '-x', 'a\0']) {
+    assert.throws(() => addressPath({ ...address, source: part }), { code: 'backup_refused' });
+    assert.throws(() => addressPath({ ...address, id: part }), { code: 'backup_refused' });
+  }
+});
+
+test('what pg_dump connects to is in its environment, decoded', () => {
+  const env = connectionEnv('postgresql://us%40er:p%3A%24(x)@[::1]:5433/na%27me?sslmode=require&options=-cx');
+  assert.deepEqual(env, {
+    PGCONNECT_TIMEOUT: '10',
+    PGAPPNAME: 'somaagent-orchestrator',
+    PGHOST: '::1',
+    PGPORT: '5433',
+    PGUSER: 'us@er',
+    PGPASSWORD: 'p:$(x)',
+    PGDATABASE: "na'me",
+    PGSSLMODE: 'require',
+  });
+});
