@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { activityInfo, cancellationSignal, log } from '@temporalio/activity';
 import type { Client } from '@temporalio/client';
 import type pg from 'pg';
@@ -18,6 +19,7 @@ import {
 } from '../database/backups.ts';
 import { enqueue } from '../database/outbox.ts';
 import { inTransaction, withClient } from '../database/postgres.ts';
+import { isTierOut } from '../database/uploadTiers.ts';
 import type { BackupAddress, BackupContent } from '../domain/backupFacts.ts';
 import { sizeFault } from '../domain/backupFreshness.ts';
 import type { RetentionPolicy } from '../domain/backupRetention.ts';
@@ -208,13 +210,14 @@ export function createMakeBackupActivities(dependencies: BackupDependencies) {
       const reporter = new ProgressReporter(dependencies.temporal);
       const signal = AbortSignal.any([cancellationSignal(), stop]);
       try {
+        const onProgress = (progress: BackupProgress) => reporter.accept(progress);
+        await untilWorthTrying(pool, begun.destination, signal, onProgress);
         const attempt = await nextAttempt(pool, begun.id);
         const source = await openSource(begun.type, begun.source, settings);
         const destination = await openDestination(begun.destination, settings);
         for (let earlier = 1; earlier < attempt; earlier += 1)
           await destination.remove(addressOf(begun, attemptId(begun.id, earlier)), signal);
         const address = addressOf(begun, attemptId(begun.id, attempt));
-        const onProgress = (progress: BackupProgress) => reporter.accept(progress);
         const content = await makeBackup({ source, destination, address, settings }, { signal, onProgress });
         return { address, content };
       } catch (error) {
@@ -224,6 +227,21 @@ export function createMakeBackupActivities(dependencies: BackupDependencies) {
       }
     },
   };
+}
+
+const GATE_POLL_MS = 2_000;
+
+/** No try is spent on an S3 whose canaries fail. The gate ends by itself where no health cycle renews it. */
+async function untilWorthTrying(
+  pool: pg.Pool,
+  destination: string,
+  signal: AbortSignal,
+  onProgress: (progress: BackupProgress) => void,
+): Promise<void> {
+  while (destination.startsWith('s3://') && (await isTierOut(pool, 's3'))) {
+    onProgress({ stage: 'waiting', bytes: 0 });
+    await delay(GATE_POLL_MS, undefined, { signal });
+  }
 }
 
 export type MakeBackupActivities = ReturnType<typeof createMakeBackupActivities>;

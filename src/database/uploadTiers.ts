@@ -15,6 +15,10 @@ export async function tiersWorthTrying(
   return worthTrying(configured, out);
 }
 
+/** Whether the tier's canaries failed lately. As above, it is a hint, and false where nothing is known. */
+export const isTierOut = async (client: Queryable, tier: TierName): Promise<boolean> =>
+  (await tiersOut(client).catch((): TierName[] => [])).includes(tier);
+
 async function tiersOut(client: Queryable): Promise<TierName[]> {
   const { rows } = await client.query<{ component: string }>(
     'SELECT component FROM orchestrator.health_gate WHERE component = ANY ($1) AND open_until > now()',

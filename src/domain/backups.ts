@@ -36,14 +36,15 @@ export interface BackupManifest {
 
 /** How far a backup or a drill has come. */
 export interface BackupProgress {
-  stage: 'reading' | 'verifying' | 'restoring';
+  /** `waiting`: the health cycle says that its place is not worth a try now. */
+  stage: 'waiting' | 'reading' | 'verifying' | 'restoring';
   /** Of this stage so far. */
   bytes: number;
 }
 
 export const isBackupProgress = (value: unknown): value is BackupProgress =>
   isObject(value) &&
-  ['reading', 'verifying', 'restoring'].includes(value.stage as string) &&
+  ['waiting', 'reading', 'verifying', 'restoring'].includes(value.stage as string) &&
   typeof value.bytes === 'number' &&
   value.bytes >= 0;
 
