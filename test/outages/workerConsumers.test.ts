@@ -39,7 +39,7 @@ test('a worker consumes what has an owner, as a group of its deployment, and mea
   const consumers = startConsumers({ config, deployment, kafka: openKafka(), pool, temporal, logger });
   assert.deepEqual(
     consumers.map((consumer) => consumer.state().topic),
-    [MEMORY, 'upload.retry'],
+    [MEMORY, 'backup.tasks', 'upload.retry'],
   );
   await eventually('the group', () => consumers[0]!.state().state === 'consuming');
   const message = { memory_id: 'm', tenant_id: tenant, payload: {} };

@@ -207,7 +207,8 @@ async function groupLag({ topics, deploymentId }: Scene): Promise<number> {
 
 async function judge({ client }: Scene, all: Sent[], lag: number): Promise<ConsumersVerdict> {
   const { rows } = await client.query<{ key: string; handed: number }>(
-    `SELECT key, handed FROM owned UNION ALL SELECT idempotency_key, 1 FROM core_pendingmemory`,
+    `SELECT key, handed FROM owned UNION ALL SELECT idempotency_key, 1 FROM core_pendingmemory
+     UNION ALL SELECT idempotency_key, 1 FROM orchestrator.upload`,
   );
   const owned = new Set(rows.map(({ key }) => key));
   const good = new Set(all.flatMap(({ key }) => key ?? []));
