@@ -9,6 +9,9 @@ import { stackEnvironment } from './support/stack.ts';
 // A kafkajs consumer that lived through a broker's crash keeps a connection after its disconnect; nothing of ours does.
 const FORCE_EXIT = '--test-force-exit';
 
+// `--test-timeout` does not end a file whose process cannot exit, e.g. while a thread of its pool stands in a system call.
+const STAGE_LIMIT_MS = 30 * 60_000;
+
 const chosen = process.argv.slice(2);
 const files = chosen.length > 0 ? chosen : globSync('test/**/*.test.ts').sort();
 
@@ -36,10 +39,12 @@ try {
       '--test-reporter=spec',
       FORCE_EXIT,
     ];
-    const { status } = spawnSync(process.execPath, [...process.execArgv, ...options, ...members], {
+    const { status, error } = spawnSync(process.execPath, [...process.execArgv, ...options, ...members], {
       stdio: 'inherit',
+      timeout: STAGE_LIMIT_MS,
       env: { ...process.env, ...stackEnvironment(stack) },
     });
+    if (error) console.error(`the tests were ended: ${error.message}`);
     failed ||= status !== 0;
   }
 } finally {

@@ -95,21 +95,28 @@ function resources(): Record<string, number> {
   return counts;
 }
 
-test('A file system that hangs is down, takes one thread at most, and is clean when it comes back', async () => {
+test('A file system that hangs is down, takes one thread at most, and is clean when it comes back', async (t) => {
   const root = await mkdtemp(path.join(tmpdir(), 'probe-'));
   const pipes = path.join(await mkdtemp(path.join(tmpdir(), 'pipes-')), 'pipe');
   await run('mkfifo', [pipes]);
   // Each thread of the pool waits for the pipe's other end; so every file operation behind them hangs.
-  const hanging = Array.from({ length: 4 }, () => open(pipes, 'r'));
+  const threads = Number(process.env.UV_THREADPOOL_SIZE ?? 4);
+  const hanging = Array.from({ length: threads }, () => open(pipes, 'r'));
+  // A process cannot exit while its threads stand in a system call.
+  let released: Promise<void> | undefined;
+  const release = () => (released ??= free());
+  async function free() {
+    spawn('tee', [pipes], { stdio: ['pipe', 'ignore', 'ignore'] }).stdin.end();
+    for (const handle of await Promise.all(hanging)) await handle.close();
+  }
+  t.after(release);
   const target = { kind: 'filesystem', root } as const;
   const first = await probeTarget(target, { limitSeconds: 1 });
   assert.deepEqual([first.outcome, first.timedOut], ['down', true]);
   const second = await probeTarget(target, { limitSeconds: 1 });
   assert.equal(second.outcome, 'down');
   assert.match(second.error!, /not come back/);
-  const writer = spawn('tee', [pipes], { stdio: ['pipe', 'ignore', 'ignore'] });
-  writer.stdin.end();
-  for (const handle of await Promise.all(hanging)) await handle.close();
+  await release();
   await eventually('up again', async () => (await probeTarget(target)).outcome === 'up');
   assert.deepEqual(await readdir(root), []);
   await rm(root, { recursive: true });
