@@ -1,11 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Logger } from 'pino';
-import { MemoryBook, type RejectedMemory, type TenantCursor } from '../database/memoryBook.ts';
+import { MemoryBook, type RejectedMemory } from '../database/memoryBook.ts';
 import type { OutboxWakeUps } from '../database/outboxWakeUps.ts';
 import { connect, disconnect, fromPostgres } from '../database/postgres.ts';
 import {
-  MAX_CALLS,
   MAX_MEMORY_BYTES,
   type MemoryOutcome,
   type MemoryStore,
@@ -16,6 +15,7 @@ import {
 import { MemoryRamp, type RampTicket } from '../domain/memoryRamp.ts';
 import { MemoryTroubles } from '../domain/memoryTroubles.ts';
 import { MemoryTurns } from '../domain/memoryTurns.ts';
+import { MemoryClaims } from './memoryClaims.ts';
 import { HINTS_MS, MemoryHints } from './memoryHints.ts';
 
 /** What the sync needs of the world. */
@@ -48,15 +48,6 @@ export interface MemorySyncRun {
   onRejected(memories: number, dead: number): void;
 }
 
-/** A queue that ran dry is polled this often at first, then ever more rarely in case nobody wakes the sync. */
-const MIN_POLL_MS = 5;
-const MAX_POLL_MS = 1_000;
-/** From here on the sync asks to be woken. */
-const DRY_POLL_MS = 100;
-/** While calls are under way, tenants that are new are found within this time. */
-const BUSY_POLL_MS = 100;
-/** Fewer tenants than this to choose from, and the next are claimed. */
-const FEW_TENANTS = 2 * MAX_CALLS;
 /** What calls under way get at the end of a run. One that is cut off is repeated under its key. */
 const FAREWELL_MS = 3_000;
 
@@ -100,16 +91,12 @@ class MemorySync {
   private readonly ramp: MemoryRamp;
   private readonly troubles: MemoryTroubles;
   private readonly hints: MemoryHints;
+  private readonly claims: MemoryClaims;
   private readonly calls = new Set<Promise<void>>();
   private readonly cut = new AbortController();
   private answers: Answered[] = [];
   /** Aborted by whatever ends a rest. */
   private news = new AbortController();
-  private cursor: TenantCursor = null;
-  private knownTenants = 0;
-  private poll = MIN_POLL_MS;
-  private claimAt = 0;
-  private waiting = false;
 
   constructor(
     client: pg.ClientBase,
@@ -122,6 +109,7 @@ class MemorySync {
     this.dependencies = dependencies;
     this.conduct = run;
     ({ ramp: this.ramp, troubles: this.troubles } = run.insight);
+    this.claims = new MemoryClaims(book, this.turns, this.troubles);
     this.ramp.beGentle();
   }
 
@@ -131,7 +119,7 @@ class MemorySync {
       while (!stop.aborted) {
         await this.settle();
         await this.hints.listen(this.ramp);
-        await this.claim();
+        if (this.ramp.pauseMs(Date.now()) === 0) await this.claims.claim(this.calls.size > 0);
         this.call();
         this.tell();
         await this.rest();
@@ -173,56 +161,6 @@ class MemorySync {
     // SomaBrain's words may show the memory, so they stay in the row.
     const example = rejected[0]!.id;
     this.dependencies.logger.warn({ memories: rejected.length, dead, example }, 'memories rejected');
-  }
-
-  /** Looks for memories when there are few tenants to choose from, and not before it is worth asking again. */
-  private async claim(): Promise<void> {
-    const now = Date.now();
-    const known = this.known(now);
-    // A tenant that is done may have more.
-    if (known.length < this.knownTenants) this.claimAt = 0;
-    this.knownTenants = known.length;
-    if (now < this.claimAt || this.ramp.pauseMs(now) > 0 || this.turns.ready() >= FEW_TENANTS) return;
-    const found = await this.claimInRing(known);
-    this.turns.add(found);
-    this.knownTenants = this.known(now).length;
-    if (found.length > 0) {
-      this.poll = MIN_POLL_MS;
-      this.claimAt = 0;
-      await this.setWaiting(false);
-    } else {
-      this.poll = Math.min(this.calls.size > 0 ? BUSY_POLL_MS : MAX_POLL_MS, this.poll * 2);
-      this.claimAt = Date.now() + this.poll;
-      await this.askToBeWoken();
-    }
-  }
-
-  /** Tenants that must not be claimed now. */
-  private known(now: number): string[] {
-    return [...this.turns.known(), ...this.troubles.waiting(now)];
-  }
-
-  private async claimInRing(without: string[]): Promise<PendingMemory[]> {
-    const fromHere = await this.book.claim(this.cursor, without);
-    const { memories, cursor } =
-      fromHere.memories.length === 0 && this.cursor !== null
-        ? await this.book.claim(null, without)
-        : fromHere;
-    this.cursor = cursor;
-    return memories;
-  }
-
-  /** A queue that stays dry: writers notify from here on, and what came before they knew is found by a claim at once. */
-  private async askToBeWoken(): Promise<void> {
-    if (this.waiting || this.poll < DRY_POLL_MS || this.calls.size > 0) return;
-    await this.setWaiting(true);
-    this.claimAt = 0;
-  }
-
-  private async setWaiting(waiting: boolean): Promise<void> {
-    if (waiting === this.waiting) return;
-    await this.book.setWaiting(waiting);
-    this.waiting = waiting;
   }
 
   /** Begins as many calls as the ramp allows. */
@@ -297,12 +235,10 @@ class MemorySync {
     const signal = AbortSignal.any([this.news.signal, this.conduct.stop]);
     const now = Date.now();
     const pause = this.ramp.pauseMs(now);
-    const ms = pause > 0 ? Math.min(pause, HINTS_MS) : Math.max(1, this.claimAt - now);
-    // With enough to choose from, only an answer is news; the bound is for tenants that become ready by time.
-    const bounded = this.turns.ready() >= FEW_TENANTS && pause === 0 ? MAX_POLL_MS : ms;
-    if (this.waiting && this.calls.size === 0) await this.dependencies.wakeUps.wait(bounded, signal);
-    else await delay(bounded, undefined, { signal }).catch(() => {});
-    if (this.waiting) this.claimAt = 0;
+    const ms = pause > 0 ? Math.min(pause, HINTS_MS) : this.claims.restMs(now);
+    if (this.claims.waiting && this.calls.size === 0) await this.dependencies.wakeUps.wait(ms, signal);
+    else await delay(ms, undefined, { signal }).catch(() => {});
+    this.claims.rested();
   }
 
   private async finishCalls(): Promise<void> {

@@ -2,7 +2,6 @@ import {
   type HealthNotice,
   type HealthPlan,
   type HealthRecord,
-  type HealthRules,
   type HealthTransition,
   Level,
   levelName,
@@ -10,50 +9,23 @@ import {
   type ProbeResults,
   type TransitionEvent,
 } from './health.ts';
-import { type BreakerState, CLOSED, tripped } from './healthBreaker.ts';
-import {
-  affectedBy,
-  classOf,
-  dependentsOf,
-  explain,
-  findRoots,
-  type Standing,
-  type Standings,
-} from './healthCascade.ts';
+import { CLOSED, tripped } from './healthBreaker.ts';
+import { affectedBy, classOf, dependentsOf, findRoots, type Standing } from './healthCascade.ts';
 import { COMPONENT_NAMES, type ComponentName } from './healthComponents.ts';
-import { type Flapping, flapped, STEADY } from './healthFlapping.ts';
-import { type Evidence, isUnsettled, levelShown, NO_EVIDENCE, weigh } from './healthLevels.ts';
-import { composeNotice, NOTHING_TOLD, noticeDue, type Told } from './healthNotices.ts';
+import { flapped } from './healthFlapping.ts';
+import { isUnsettled, NO_EVIDENCE, weigh } from './healthLevels.ts';
+import { composeNotice, noticeDue } from './healthNotices.ts';
+import { isEvidence, part } from './healthOwnTrouble.ts';
 import { sifted } from './healthSifting.ts';
-import { judgeTiers, type TierStandings } from './uploadTiers.ts';
-
-/** All that is known of a component from one cycle to the next. Plain JSON; times are epoch ms. */
-export interface ComponentState {
-  /** All that its probes show. */
-  evidence: Evidence;
-  /** Of that, what no dependency explains: its own trouble, and that alone is told. */
-  alone: Evidence;
-  breaker: BreakerState;
-  flapping: Flapping;
-  /** Whether the class of its own trouble changed since the last full cycle. */
-  changed: boolean;
-  standing: Standing;
-  /** Since when it is fine, degraded, or failed. */
-  since: number;
-  /** Epoch ms: until then a failure is still laid to the outage that explained the last one. */
-  excusedUntil: number;
-  told: Told;
-  last: (ProbeResult & { at: number }) | null;
-  firstProbedAt: number | null;
-  seenUp: boolean;
-  maintenanceUntil: number | null;
-  /** Of the storage. */
-  tiers?: TierStandings;
-}
-
-export type Components = Record<ComponentName, ComponentState>;
-
-type Levels = Record<ComponentName, Level>;
+import {
+  type ComponentState,
+  type Components,
+  each,
+  levelAlone,
+  ownLevel,
+  standingsOf,
+} from './healthState.ts';
+import { judgeTiers } from './uploadTiers.ts';
 
 export interface Moment {
   /** Epoch ms; later in each call. */
@@ -63,34 +35,6 @@ export interface Moment {
   /** From 0 to 1, another one each time. */
   random(): number;
 }
-
-export const unknownComponents = (now: number): Components =>
-  each(() => ({
-    evidence: NO_EVIDENCE,
-    alone: NO_EVIDENCE,
-    breaker: CLOSED,
-    flapping: STEADY,
-    changed: false,
-    standing: { level: Level.none, suppressedBy: [] },
-    since: now,
-    excusedUntil: 0,
-    told: NOTHING_TOLD,
-    last: null,
-    firstProbedAt: null,
-    seenUp: false,
-    maintenanceUntil: null,
-  }));
-
-export const standingsOf = (components: Components): Standings => each((name) => components[name].standing);
-
-/** A component's own level: critical where it has failed and its breaker is open. */
-export const ownLevel = ({ evidence, breaker }: ComponentState): Level => raised(evidence, breaker);
-
-/** Of the trouble that no dependency explains. */
-const levelAlone = ({ alone, breaker }: ComponentState): Level => raised(alone, breaker);
-
-const raised = ({ level }: Evidence, breaker: BreakerState): Level =>
-  level === Level.severe && breaker.state === 'open' ? Level.critical : level;
 
 /**
  * One cycle: what was known and what the probes found become what is known now and what has to be written down. All
@@ -173,66 +117,6 @@ function observed(
   return { ...state, evidence, breaker };
 }
 
-/** A probe is, unless it was the probing that failed, or its component is still starting. */
-function isEvidence(
-  { seenUp, firstProbedAt, last }: ComponentState,
-  result: ProbeResult | undefined,
-  { graceSeconds }: HealthRules,
-): result is ProbeResult {
-  if (!result || result.outcome === 'unknown' || !last || firstProbedAt === null) return false;
-  return seenUp || last.at - firstProbedAt >= graceSeconds * 1000;
-}
-
-/**
- * Parts a component's own trouble from what its dependencies explain. A bad probe
- * - is explained by an outage that is confirmed: those just before it do not count either;
- * - may be explained, because the last probe of a dependency was bad as well, or because the outage below is over for
- *   less than the time that a start may take: it does not count;
- * - is its own else. So what outlasts its root has to fail as often as any other to be told.
- *
- * A dependent may notice the beginning and the end of an outage a probe sooner or later than the root. That is never
- * enough for an outage of its own, and failures next to those of a dependency are no part of its error rate.
- */
-function part(
-  plan: HealthPlan,
-  weighed: Components,
-  { levels, results, now }: { levels: Levels; results: ProbeResults; now: number },
-): (name: ComponentName) => ComponentState {
-  const shown = each((name) => shownLast(plan, name, weighed[name]));
-  const feared = each((name) => Math.max(levels[name], shown[name]) as Level);
-  const recent = each((name) => Math.max(feared[name], ...weighed[name].evidence.shown) as Level);
-  return (name) => {
-    const state = weighed[name];
-    const { alone } = state;
-    const result = results[name];
-    if (!isEvidence(state, result, plan.rules)) return state;
-    const isExplained = (by: Levels) => explain(plan, by, name, classOf(shown[name])).length > 0;
-    if (isExplained(levels)) {
-      const excusedUntil = now + plan.rules.graceSeconds * 1000;
-      return withAlone({ ...state, excusedUntil }, { ...alone, shown: [], failures: withoutLastRow(alone) });
-    }
-    const isExcused = shown[name] > Level.none && now < state.excusedUntil;
-    if (isExcused || isExplained(feared))
-      return withAlone(state, { ...alone, failures: withoutLastRow(alone) });
-    const next = weigh(alone, result, plan.components[name], plan.rules);
-    return withAlone(state, isExplained(recent) ? { ...next, failures: withoutLastRow(next) } : next);
-  };
-}
-
-/** Without the failures in a row that it ends with. */
-const withoutLastRow = ({ failures }: Evidence): boolean[] =>
-  failures.slice(0, failures.lastIndexOf(false) + 1);
-
-const shownLast = (plan: HealthPlan, name: ComponentName, { last }: ComponentState): Level =>
-  last ? levelShown(last, plan.components[name]) : Level.none;
-
-/** Error rates are of failures that nothing explains. */
-const withAlone = (state: ComponentState, alone: Evidence): ComponentState => ({
-  ...state,
-  alone,
-  evidence: { ...state.evidence, failures: alone.failures },
-});
-
 function placed(
   weighed: ComponentState,
   before: ComponentState,
@@ -305,8 +189,4 @@ function noticeFor(
   return (
     event && composeNotice(plan, name, event, { level, told, last, failures: alone.failures, affected, now })
   );
-}
-
-function each<T>(make: (name: ComponentName) => T): Record<ComponentName, T> {
-  return Object.fromEntries(COMPONENT_NAMES.map((name) => [name, make(name)])) as Record<ComponentName, T>;
 }

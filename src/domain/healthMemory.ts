@@ -7,7 +7,7 @@ import {
   levelName,
 } from './health.ts';
 import { COMPONENT_NAMES, type ComponentName, isComponentName } from './healthComponents.ts';
-import { type Components, unknownComponents } from './healthCycle.ts';
+import { type Components, unknownComponents } from './healthState.ts';
 
 /** All that the health cycle remembers. Plain JSON: it goes from run to run of the workflow. */
 export interface HealthMemory {

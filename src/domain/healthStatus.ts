@@ -9,9 +9,9 @@ import {
 import type { BreakerState } from './healthBreaker.ts';
 import { affectedBy, Class, classOf, explain } from './healthCascade.ts';
 import { COMPONENT_NAMES, COMPONENTS, type ComponentName, isComponentName } from './healthComponents.ts';
-import { type ComponentState, type Components, ownLevel, standingsOf } from './healthCycle.ts';
 import { errorRateShown } from './healthLevels.ts';
 import type { HealthMemory } from './healthMemory.ts';
+import { type ComponentState, type Components, ownLevel, standingsOf } from './healthState.ts';
 
 /** The answer to the query `status`. Times are ISO 8601, durations seconds. */
 export interface HealthStatus {

@@ -1,19 +1,13 @@
 import './compression.ts';
 import './readCommitted.ts';
 import { setTimeout as delay } from 'node:timers/promises';
-import type {
-  Consumer,
-  ConsumerEndBatchProcessEvent,
-  EachBatchPayload,
-  IHeaders,
-  Kafka,
-  KafkaMessage,
-} from 'kafkajs';
+import type { Consumer, ConsumerEndBatchProcessEvent, EachBatchPayload, Kafka } from 'kafkajs';
 import type { Logger } from 'pino';
 import type { ConsumedRecord } from '../domain/consumedRecord.ts';
 import { describeError } from '../domain/errors.ts';
 import type { PartitionPlan } from '../domain/topics.ts';
 import { fromKafka } from './errors.ts';
+import { portionOf, toRecord } from './portions.ts';
 import { ensureTopics } from './topics.ts';
 
 export interface TopicConsumerOptions {
@@ -47,11 +41,6 @@ export interface TopicConsumerState {
   /** Why it waits or pauses. */
   lastError: string | null;
 }
-
-/** One transaction of the owner, or as many workflow starts. */
-export const MAX_RECORDS = 500;
-/** A portion ends when its values have so many bytes. */
-export const MAX_PORTION_BYTES = 8_000_000;
 
 /** A killed member's partitions move after this long. */
 const SESSION_TIMEOUT_MS = 10_000;
@@ -280,19 +269,6 @@ export class TopicConsumer {
   }
 }
 
-/** The next records for the owner: the more failures, the fewer. */
-function portionOf(messages: KafkaMessage[], from: number, failures: number): KafkaMessage[] {
-  const most = Math.max(1, MAX_RECORDS >> Math.min(failures, 9));
-  let bytes = 0;
-  const fits = ({ value }: KafkaMessage, index: number) => {
-    bytes += value?.length ?? 0;
-    return index === 0 || bytes <= MAX_PORTION_BYTES;
-  };
-  const candidates = messages.slice(from, from + most);
-  const end = candidates.findIndex((message, index) => !fits(message, index));
-  return end === -1 ? candidates : candidates.slice(0, end);
-}
-
 const pauseAfter = (failures: number): number => Math.min(MIN_PAUSE_MS * 2 ** (failures - 1), MAX_PAUSE_MS);
 
 /** Work that may take longer than the group waits for a sign of life. What heartbeats say of the group, the commit says too. */
@@ -303,16 +279,4 @@ async function whileBeating(heartbeat: () => Promise<void>, work: () => Promise<
   } finally {
     clearInterval(timer);
   }
-}
-
-function toRecord(topic: string, partition: number, message: KafkaMessage): ConsumedRecord {
-  const { offset, timestamp, key, value, headers } = message;
-  return { topic, partition, offset, timestamp: Number(timestamp), key, value, headers: lastOfEach(headers) };
-}
-
-function lastOfEach(headers: IHeaders = {}): Record<string, Uint8Array> {
-  const entries = Object.entries(headers).map(([name, value]) => [name, [value].flat().at(-1)] as const);
-  return Object.fromEntries(
-    entries.filter(([, value]) => value != null).map(([name, value]) => [name, Buffer.from(value!)]),
-  );
 }

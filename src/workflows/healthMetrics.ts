@@ -1,8 +1,8 @@
 import { metricMeter } from '@temporalio/workflow';
 import type { HealthPlan, HealthRecord } from '../domain/health.ts';
 import { COMPONENT_NAMES } from '../domain/healthComponents.ts';
-import type { Components } from '../domain/healthCycle.ts';
 import { errorRateShown } from '../domain/healthLevels.ts';
+import type { Components } from '../domain/healthState.ts';
 import { isHealthy } from '../domain/healthStatus.ts';
 
 /**

@@ -6,8 +6,8 @@ import fc from 'fast-check';
 import { type HealthNotice, type HealthRules, Level, levelName } from '../../src/domain/health.ts';
 import { Class, classOf } from '../../src/domain/healthCascade.ts';
 import { COMPONENT_NAMES, type ComponentName } from '../../src/domain/healthComponents.ts';
-import { ownLevel } from '../../src/domain/healthCycle.ts';
 import { isUnsettled } from '../../src/domain/healthLevels.ts';
+import { ownLevel } from '../../src/domain/healthState.ts';
 import {
   hardDependencies,
   healthPlan,

@@ -2,8 +2,9 @@ import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import fc from 'fast-check';
 import type { ProbeResult } from '../../src/domain/health.ts';
-import { advance, unknownComponents } from '../../src/domain/healthCycle.ts';
+import { advance } from '../../src/domain/healthCycle.ts';
 import { completed, nothingKnown } from '../../src/domain/healthMemory.ts';
+import { unknownComponents } from '../../src/domain/healthState.ts';
 import { TIER_NAMES, type TierName } from '../../src/domain/uploads.ts';
 import {
   judgeTier,

@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { CompressionTypes, type Message } from 'kafkajs';
 import type { ConsumedRecord } from '../../src/domain/consumedRecord.ts';
 import { OrchestratorError } from '../../src/domain/errors.ts';
-import { MAX_RECORDS } from '../../src/kafka/topicConsumer.ts';
+import { MAX_RECORDS } from '../../src/kafka/portions.ts';
 import { eventually } from '../support/eventually.ts';
 import { testKafka, uniqueTopic } from '../support/kafka.ts';
 import { bootstrapServers, kafkaProxy } from '../support/kafkaProxy.ts';

@@ -1,7 +1,8 @@
 // Health cycles for tests of single cases: in a world, or fed by hand.
 import type { HealthPlan, ProbeResult, ProbeResults } from '../../src/domain/health.ts';
 import { COMPONENT_NAMES } from '../../src/domain/healthComponents.ts';
-import { advance, type Components, unknownComponents } from '../../src/domain/healthCycle.ts';
+import { advance } from '../../src/domain/healthCycle.ts';
+import { type Components, unknownComponents } from '../../src/domain/healthState.ts';
 import { healthPlan, type Incident, type Script, type Step, watch } from './healthWorld.ts';
 
 export const PLAN = healthPlan();

@@ -13,7 +13,8 @@ import {
   type ComponentName,
   DEFAULT_BREAKER,
 } from '../../src/domain/healthComponents.ts';
-import { advance, type Components, unknownComponents, unsettled } from '../../src/domain/healthCycle.ts';
+import { advance, unsettled } from '../../src/domain/healthCycle.ts';
+import { type Components, unknownComponents } from '../../src/domain/healthState.ts';
 import {
   DEFAULT_ERROR_RATES,
   DEFAULT_INTERVAL_SECONDS,
