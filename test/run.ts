@@ -33,6 +33,7 @@ try {
   for (const { concurrency, members } of stages) {
     if (members.length === 0) continue;
     const options = [
+      '--import=./test/support/seed.ts',
       '--test',
       `--test-concurrency=${concurrency}`,
       '--test-timeout=300000',

@@ -226,6 +226,8 @@ function checkTold({ at, plan, components }: Step, name: ComponentName, context:
   const { told, flapping, maintenanceUntil, standing, evidence, alone } = state;
   if (flapping.flapping || maintenanceUntil !== null || standing.suppressedBy.length > 0) return;
   if (isUnsettled(evidence) || isUnsettled(alone) || state.last?.outcome === 'unknown') return;
+  // What explained it has just ended, also by itself: of an error rate the last failure has left the window.
+  if (at * 1000 < state.excusedUntil) return;
   const is = classOf(ownLevel(state));
   const was = classOf(told.level);
   const isSuppressed = told.at !== null && at * 1000 - told.at < plan.rules.suppressionSeconds * 1000;
