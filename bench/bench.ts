@@ -3,16 +3,17 @@
 import { parseArgs } from 'node:util';
 import { createTestStack } from '../stack/testStack.ts';
 import { stackEnvironment } from '../test/support/stack.ts';
+import { backups } from './backups/backups.ts';
 import { outbox } from './outbox/outbox.ts';
 import { type Bench, Reporter } from './report.ts';
 import { storage } from './storage/storage.ts';
 
-const benches: Record<string, Bench> = { outbox, storage };
+const benches: Record<string, Bench> = { outbox, storage, backups };
 
 function usage(): string {
   const lines = Object.entries(benches).map(
     ([name, { about, parts, onDemand }]) =>
-      `  ${name.padEnd(10)} ${about}\n${' '.repeat(13)}parts: ${parts.join(', ')}; if named: ${onDemand.join(', ')}`,
+      `  ${name.padEnd(10)} ${about}\n${' '.repeat(13)}parts: ${parts.join(', ')}${onDemand.length > 0 ? `; if named: ${onDemand.join(', ')}` : ''}`,
   );
   return `usage: npm run bench -- <name> [--quick] [--only <part,…>]\n${lines.join('\n')}`;
 }
