@@ -15,6 +15,7 @@ import { drillInputFaults } from '../domain/backupInput.ts';
 import {
   backupTaskQueue,
   type CataloguedBackup,
+  drillFaults,
   isBackupProgress,
   type RestoreDrillInput,
   type RestoreDrillStatus,
@@ -30,8 +31,8 @@ const { chooseBackup, recordDrill } = proxyActivities<RestoreDrillActivities>({
 });
 
 /**
- * Restores a backup for real, into a scratch database or directory that is dropped afterwards, and compares it with what
- * its manifest says. The evidence is kept; a drill that does not pass fails the workflow, after that is told.
+ * Restores a backup for real, into a scratch database or directory that is dropped afterwards, compares it with what its
+ * manifest says, and runs the checks that are configured. The evidence is kept; a drill that does not pass fails the workflow, after that is told.
  */
 export async function restoreDrill(input: RestoreDrillInput = {}): Promise<RestoreDrillStatus> {
   const drill = new Drill();
@@ -91,8 +92,8 @@ class Drill {
       },
     );
     this.status = { ...this.status, evidence, last_error: null, progress: null };
-    const { differences } = evidence;
-    if (differences.length > 0) throw ApplicationFailure.nonRetryable(differences.join('; '), 'drill_failed');
+    const faults = drillFaults(evidence);
+    if (faults.length > 0) throw ApplicationFailure.nonRetryable(faults.join('; '), 'drill_failed');
     await CancellationScope.nonCancellable(() => this.record(true));
     this.become('passed');
   }
@@ -138,7 +139,7 @@ class Drill {
     const { state, backup, source, evidence, last_error } = this.status;
     const of = backup ? ` · ${backup} of ${source}` : '';
     const found = evidence
-      ? ` · ${evidence.found} rows or entries in ${evidence.compared} places, ${evidence.differences.length} differences, ${evidence.seconds} s`
+      ? ` · ${evidence.found} rows or entries in ${evidence.compared} places, ${drillFaults(evidence).length} faults, ${evidence.seconds} s`
       : '';
     setCurrentDetails(`**${state}**${of}${found}${last_error ? `\n\n${last_error}` : ''}`);
   }

@@ -265,7 +265,7 @@ const chosen: CataloguedBackup = {
   address: made.address,
   content: made.content,
 };
-const evidence: DrillEvidence = { compared: 1, found: 3, differences: [], seconds: 2 };
+const evidence: DrillEvidence = { compared: 1, found: 3, differences: [], checks: [], seconds: 2 };
 
 async function drillWith(steered: Record<string, (...input: never[]) => unknown> = {}, args: unknown[] = []) {
   const stack = new AsyncDisposableStack();
@@ -313,6 +313,19 @@ suite('a drill', () => {
       [[false, differences, `drill_failed: ${differences[0]}`]],
     );
     assert.equal((await run.status()).state, 'failed');
+  });
+
+  test('of which a check does not pass fails as well', async () => {
+    const checks = [
+      { name: 'tenants', passed: true, error: null },
+      { name: 'orders', passed: false, error: 'gives false: expected true' },
+    ];
+    await using run = await drillWith({ drillBackup: () => Promise.resolve({ ...evidence, checks }) });
+    await failureOf(run.handle.result());
+    assert.deepEqual(
+      run.records.map(({ passed, evidence: kept, error }) => [passed, kept?.checks, error]),
+      [[false, checks, 'drill_failed: the check orders gives false: expected true']],
+    );
   });
 
   test('without any backup fails and is kept as well', async () => {
