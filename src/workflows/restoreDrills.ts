@@ -21,13 +21,14 @@ import {
   type RestoreDrillStatus,
 } from '../domain/backups.ts';
 import { backupProgressSignal } from './backups.ts';
-import { describeFailure, tryHard } from './backupTries.ts';
+import { describeFailure, tryHard, untilDone } from './backupTries.ts';
 
 export const drillStatusQuery = defineQuery<RestoreDrillStatus>('status');
 
 const { chooseBackup, recordDrill } = proxyActivities<RestoreDrillActivities>({
   startToCloseTimeout: '1 minute',
-  retry: { initialInterval: '1 second', backoffCoefficient: 2, maximumInterval: '1 minute' },
+  // `untilDone` tries again, and says why.
+  retry: { maximumAttempts: 1 },
 });
 
 /**
@@ -80,16 +81,16 @@ class Drill {
   }
 
   async run(input: RestoreDrillInput): Promise<void> {
-    const backup = await chooseBackup(input);
+    const backup = await untilDone(
+      () => chooseBackup(input),
+      (error) => this.tell(error),
+    );
     this.backup = backup;
-    this.status = { ...this.status, backup: backup.id, source: backup.source };
+    this.status = { ...this.status, backup: backup.id, source: backup.source, last_error: null };
     this.show();
     const evidence = await tryHard(
       () => this.drillBackup(backup),
-      (error) => {
-        this.status = { ...this.status, last_error: error, progress: null };
-        this.show();
-      },
+      (error) => this.tell(error),
     );
     this.status = { ...this.status, evidence, last_error: null, progress: null };
     const faults = drillFaults(evidence);
@@ -116,7 +117,7 @@ class Drill {
   private async record(passed: boolean): Promise<void> {
     this.recorded = true;
     const { evidence, last_error } = this.status;
-    await recordDrill({
+    const record = {
       id: workflowInfo().runId,
       backup: this.backup?.id ?? null,
       type: this.backup?.type ?? null,
@@ -127,7 +128,17 @@ class Drill {
       passed,
       evidence,
       error: passed ? null : last_error,
-    });
+    };
+    await untilDone(
+      () => recordDrill(record),
+      (outage) => this.tell(`${last_error ?? 'passed'}; the evidence cannot be kept yet: ${outage}`),
+    );
+    this.tell(last_error);
+  }
+
+  private tell(last_error: string | null): void {
+    this.status = { ...this.status, last_error, progress: null };
+    this.show();
   }
 
   private become(state: RestoreDrillStatus['state']): void {
