@@ -3,7 +3,7 @@ import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { progress } from './cache.ts';
 import { postgresClients } from './postgresClients.ts';
-import { type Stack, StackError } from './stack.ts';
+import type { Stack } from './stack.ts';
 
 /**
  * The variables that give the stack's worker its daily backup and its weekly drill. None, with a sentence why, where
@@ -18,8 +18,7 @@ export async function backupEnvironment(stack: Stack): Promise<Record<string, st
       SA01_BACKUP_MAX_AGE_HOURS: '100000',
     };
   } catch (error) {
-    if (!(error instanceof StackError)) throw error;
-    progress(`no backups: ${error.message}`);
+    progress(`no backups: ${error instanceof Error ? error.message : error}`);
     return {};
   }
 }
