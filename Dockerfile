@@ -15,12 +15,16 @@ COPY package.json package-lock.json ./
 RUN npm ci --omit=dev --no-audit --no-fund
 
 FROM node:24.21.0-bookworm-slim
-# The slim image brings no certificate authorities, and Temporal Cloud, S3 and brokers with TLS need them.
+# The slim image brings no certificate authorities, and Temporal Cloud, S3 and brokers with TLS need them. pg_dump has to be
+# of the server's major version: an older one refuses the server, and what a newer one writes does not restore into it.
+# Debian's own is older, so it comes from PostgreSQL's apt repository, which Debian's postgresql-common knows with its key.
 RUN apt-get update \
-  && apt-get install --yes --no-install-recommends ca-certificates \
+  && apt-get install --yes --no-install-recommends ca-certificates postgresql-common \
+  && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y \
+  && apt-get install --yes --no-install-recommends postgresql-client-16 \
   && rm -rf /var/lib/apt/lists/* \
-  && install -d -o node -g node /var/lib/somaagent
-ENV NODE_ENV=production
+  && install -d -o node -g node /var/lib/somaagent /var/backups/somaagent
+ENV NODE_ENV=production SA01_PG_BIN_DIR=/usr/lib/postgresql/16/bin
 WORKDIR /app
 COPY --from=dependencies /app/node_modules node_modules
 COPY package.json ./

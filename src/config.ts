@@ -7,6 +7,7 @@ import {
   address,
   brokers,
   directories,
+  drillChecks,
   httpUrl,
   integer,
   oneOf,
@@ -20,6 +21,7 @@ import {
 } from './configValues.ts';
 import { MAX_OUTBOX_SHARDS } from './database/deployment.ts';
 import { parseRetention, type RetentionPolicy } from './domain/backupRetention.ts';
+import type { DrillCheck } from './domain/backups.ts';
 
 export interface Config {
   databaseUrl: string;
@@ -58,6 +60,8 @@ export interface Config {
     recipients: string[];
     /** Holds the identity that restores and drills of encrypted backups need. */
     identityFile: string | undefined;
+    /** What a restore drill asks the database that it has restored. */
+    drillChecks: DrillCheck[];
     /** Has pg_dump, pg_dumpall and pg_restore; undefined: the PATH has. */
     pgBinDir: string | undefined;
   };
@@ -136,6 +140,7 @@ const variables = {
   SA01_BACKUP_MAX_AGE_HOURS: integer(1, 100_000).default(50),
   SA01_BACKUP_RECIPIENTS: recipients.default([]),
   SA01_BACKUP_IDENTITY_FILE: text('a file').optional(),
+  SA01_BACKUP_DRILL_CHECKS: drillChecks.default([]),
   SA01_PG_BIN_DIR: text('a directory').optional(),
   SA01_HEALTH_CONFIG: text('a file').optional(),
   SA01_HEALTH_WEBHOOK_URL: httpUrl.optional(),
@@ -265,6 +270,7 @@ function assemble(read: z.infer<typeof schema>): Config {
       maxAgeHours: read.SA01_BACKUP_MAX_AGE_HOURS,
       recipients: read.SA01_BACKUP_RECIPIENTS,
       identityFile: read.SA01_BACKUP_IDENTITY_FILE,
+      drillChecks: read.SA01_BACKUP_DRILL_CHECKS,
       pgBinDir: read.SA01_PG_BIN_DIR,
     },
     healthConfig: read.SA01_HEALTH_CONFIG,

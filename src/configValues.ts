@@ -76,6 +76,31 @@ export const retention = z
   .describe(
     'all, or terms such as last=3,daily=7,weekly=4,monthly=12,yearly=5,within=30,minimum=2 that keep something',
   );
+
+const MAX_CHECKS = 100;
+const isCheckName = (name: string) => /^[^\p{Cc}]{1,100}$/u.test(name);
+const isCheckSql = (sql: unknown) =>
+  typeof sql === 'string' && sql.trim().length > 0 && sql.length <= 10_000 && !sql.includes('\0');
+
+const parseChecks = (json: string): Record<string, unknown> => {
+  try {
+    const parsed: unknown = JSON.parse(json);
+    return typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed) ? { ...parsed } : {};
+  } catch {
+    return {};
+  }
+};
+
+export const drillChecks = z
+  .string()
+  .transform((json) => Object.entries(parseChecks(json)))
+  .refine((checks) => checks.length > 0 && checks.length <= MAX_CHECKS)
+  .refine((checks) => checks.every(([name, sql]) => isCheckName(name) && isCheckSql(sql)))
+  .transform((checks) => checks.map(([name, sql]) => ({ name, sql: sql as string })))
+  .describe(
+    `a JSON object of 1 to ${MAX_CHECKS} checks, each a name with its SQL, such as {"has tenants": "SELECT count(*) > 0 FROM tenant"}`,
+  );
+
 const isSource = (prefix: string) => {
   const url = URL.parse(prefix);
   return url !== null && !/[@?#]/.test(prefix) && /^(https?|s3):\/\/[^/].*\/$/.test(url.href);

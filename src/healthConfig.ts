@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { ownDatabase } from './backupSettings.ts';
 import type { Config } from './config.ts';
 import { canonicalJson } from './domain/canonicalJson.ts';
 import type { ComponentPlan, HealthPlan } from './domain/health.ts';
@@ -104,6 +105,8 @@ function probingOf(
       return probing({ kind: 'somabrain', url: config.somabrainUrl });
     case 'storage':
       return group(storageTiers(config));
+    case 'backup_service':
+      return config.backupDestination ? probing(backups(config)) : undefined;
     default:
       return undefined;
   }
@@ -117,6 +120,14 @@ function storageTiers({ s3, storageDir, redisUrl }: Config): Record<string, Prob
     redis: { kind: 'redisStore', url: redisUrl },
   };
 }
+
+/** Of the own database, which is what the Schedule backs up. */
+const backups = (config: Config): ProbeTarget => ({
+  kind: 'backups',
+  url: config.databaseUrl,
+  source: ownDatabase(config),
+  maxAgeHours: config.backups.maxAgeHours,
+});
 
 /** The version is made of all the rest, so it differs exactly where anything else does. */
 function versioned(plan: Omit<HealthPlan, 'version'>): HealthPlan {

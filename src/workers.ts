@@ -184,6 +184,7 @@ function backupActivities({ config, resources, stop }: Parts) {
     ...createDrillActivities({
       ...dependencies,
       databaseUrl: config.databaseUrl,
+      checks: config.backups.drillChecks,
       scratchDirectory: path.join(config.spoolDir ?? tmpdir(), 'somaagent-restore-drills'),
     }),
   };

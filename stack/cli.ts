@@ -1,5 +1,6 @@
 // The command `npm run stack -- …`.
 import path from 'node:path';
+import { backupEnvironment } from './backups.ts';
 import { type ServiceName, Stack, StackError, services, temporalCli } from './stack.ts';
 
 const usage = `usage: npm run stack -- <command> [service …]
@@ -42,7 +43,12 @@ async function printStatus(stack: Stack) {
 }
 
 async function printEnv(stack: Stack) {
-  const variables = { ...stack.env(), TEMPORAL_ADDRESS: stack.env().SA01_TEMPORAL_HOST! };
+  const own = stack.env();
+  const variables = {
+    ...own,
+    ...(await backupEnvironment(stack)),
+    TEMPORAL_ADDRESS: own.SA01_TEMPORAL_HOST!,
+  };
   for (const [name, value] of Object.entries(variables)) console.log(`export ${name}=${quoted(value)}`);
   // A machine without the Temporal CLI gets the stack's own, which was built with its server.
   console.log(`export PATH=${quoted(path.dirname(await temporalCli()))}:"$PATH"`);

@@ -4,8 +4,8 @@ import path from 'node:path';
 import { cached, progress } from './cache.ts';
 import { onPath, run, StackError } from './programs.ts';
 
-/** Of the server: older programs cannot dump it. */
-const leastMajor = 16;
+/** Of the server: older programs cannot dump it, and what newer ones write does not restore into it. */
+const major = 16;
 const version = '16.2';
 
 /**
@@ -18,14 +18,13 @@ const platforms: Record<string, string> = {
   'darwin-arm64': 'macosx_11_0_arm64',
   'darwin-x64': 'macosx_10_9_x86_64',
 };
-const hint =
-  'install the client programs of PostgreSQL 16 or newer, or name their directory in SA01_PG_BIN_DIR';
+const hint = 'install the client programs of PostgreSQL 16, or name their directory in SA01_PG_BIN_DIR';
 
-/** The directory of the programs: SA01_PG_BIN_DIR, else that of the PATH or of Debian's packages if it is new enough, else fetched once. */
+/** The directory of the programs: SA01_PG_BIN_DIR, else that of the PATH or of Debian's packages if it is of the server's version, else fetched once. */
 export async function postgresClients(): Promise<string> {
   const named = process.env.SA01_PG_BIN_DIR;
   if (named) return named;
-  for (const directory of await installed()) if ((await majorOf(directory)) >= leastMajor) return directory;
+  for (const directory of await installed()) if ((await majorOf(directory)) === major) return directory;
   const home = await cached(`postgres-clients-${version}`, fetchWheel);
   return path.join(home, wheel.name, 'pginstall', 'bin');
 }

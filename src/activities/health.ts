@@ -1,6 +1,7 @@
 import { cancellationSignal, heartbeat, metricMeter } from '@temporalio/activity';
 import type { ConnectionLike } from '@temporalio/client';
 import type { Logger } from 'pino';
+import { probeBackups } from '../database/backupProbe.ts';
 import { probePostgres } from '../database/probe.ts';
 import type { ProbeReport, ProbeRequest } from '../domain/health.ts';
 import type { KafkaConnection } from '../kafka/client.ts';
@@ -22,6 +23,7 @@ const HEARTBEAT_MS = 2_000;
 export function createHealthActivities({ health, kafka, temporal, logger }: HealthDependencies) {
   const tools = {
     probePostgres,
+    probeBackups,
     probeKafka: (signal: AbortSignal) => probeKafka(kafka, logger, signal),
     temporal,
   };

@@ -8,6 +8,7 @@ import { openDestination } from '../backups/open.ts';
 import { type RestoreOrder, restoreDatabase, restoreFile, restoreTree } from '../backups/restore.ts';
 import type { BackupSettings } from '../backups/settings.ts';
 import { findBackup } from '../database/backups.ts';
+import { runDrillChecks } from '../database/drillChecks.ts';
 import { connect, disconnect, inTransaction, withClient } from '../database/postgres.ts';
 import {
   createScratch,
@@ -24,6 +25,7 @@ import {
   type BackupProgress,
   type CataloguedBackup,
   compareRows,
+  type DrillCheck,
   type DrillEvidence,
   type RestoreDrillInput,
 } from '../domain/backups.ts';
@@ -36,6 +38,8 @@ export interface RestoreDrillDependencies {
   /** Scratch databases are made on its server; its role needs CREATEDB. */
   databaseUrl: string;
   settings: BackupSettings;
+  /** Asked in each database that was restored. */
+  checks: readonly DrillCheck[];
   /** Where directories are restored to, and removed again. */
   scratchDirectory: string;
   stop: AbortSignal;
@@ -79,7 +83,8 @@ export type RestoreDrillActivities = ReturnType<typeof createRestoreDrillActivit
 export function createDrillActivities(dependencies: RestoreDrillDependencies) {
   return {
     /**
-     * Restores the backup to a scratch database or directory, compares it with its manifest, and drops it again. What a
+     * Restores the backup to a scratch database or directory, compares it with its manifest, runs the checks, and drops it
+     * again. What a
      * killed try of the same drill left goes first, and what others left more than a day ago.
      */
     async drillBackup(backup: CataloguedBackup): Promise<DrillEvidence> {
@@ -113,7 +118,7 @@ function ownHex(): string {
 }
 
 async function drillDatabase(
-  { databaseUrl, settings }: RestoreDrillDependencies,
+  { databaseUrl, settings, checks }: RestoreDrillDependencies,
   backup: CataloguedBackup,
   { onProgress, signal }: Steering,
 ): Promise<Compared> {
@@ -132,8 +137,10 @@ async function drillDatabase(
     const order = { destination, address, content, settings, onProgress };
     await restoreDatabase(order, { url, withoutOwners: true }, signal);
     const { rows } = content;
-    if (!rows) return { compared: 0, found: 0, differences: ['the manifest has no counts of rows'] };
-    return compareRows(rows, await settings.databaseTools.countRows(url, signal));
+    const compared = rows
+      ? compareRows(rows, await settings.databaseTools.countRows(url, signal))
+      : { compared: 0, found: 0, differences: ['the manifest has no counts of rows'] };
+    return { ...compared, checks: await runDrillChecks(url, checks, signal) };
   } finally {
     await onServer(databaseUrl, (client) => dropScratch(client, name)).catch((error: unknown) => {
       log.warn('a scratch database stays until the next drill', { name, error: describeError(error) });
@@ -171,10 +178,10 @@ async function drillDirectory(
     if (type === 'redis') {
       // Its checksums are compared on the way.
       await restoreFile(order, { file: path.join(directory, 'dump.rdb') }, signal);
-      return { compared: 1, found: 1, differences: [] };
+      return { compared: 1, found: 1, differences: [], checks: [] };
     }
     const { entries } = await restoreTree(order, { directory }, signal);
-    return compareRows({ entries: content.entries ?? -1 }, { entries });
+    return { ...compareRows({ entries: content.entries ?? -1 }, { entries }), checks: [] };
   } finally {
     await rm(directory, { recursive: true, force: true });
   }

@@ -73,9 +73,10 @@ export async function directoryWithin(
 ): Promise<string> {
   if (!path.isAbsolute(directory) || path.normalize(directory) !== directory)
     throw refused(`${JSON.stringify(directory)} is no absolute path, or not a plain one`);
-  const allowed = await Promise.all(roots.map((root) => realpath(root).catch(() => undefined)));
+  // One that is not there yet is allowed too: a fresh volume has no directory for backups.
+  const allowed = await Promise.all(roots.map((root) => nearestReal(root)));
   const check = (real: string) => {
-    if (!allowed.some((root) => root !== undefined && isWithin(root, real)))
+    if (!allowed.some((root) => isWithin(root, real)))
       throw refused(`${directory} is not in or below an allowed directory`);
     return real;
   };

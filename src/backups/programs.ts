@@ -24,9 +24,9 @@ const PARAMETERS: Record<string, string> = {
   sslkey: 'PGSSLKEY',
 };
 
-/** The server's words for what another try does not change. */
+/** The server's words for what another try does not change; the last for a pg_restore that is newer than the server. */
 const DEFINITE =
-  /password authentication failed|permission denied|must be (superuser|owner)|role ".*" does not exist|database ".*" does not exist|no pg_hba\.conf entry|server version mismatch|row-level security/;
+  /password authentication failed|permission denied|must be (superuser|owner)|role ".*" does not exist|database ".*" does not exist|no pg_hba\.conf entry|server version mismatch|row-level security|unrecognized configuration parameter/;
 
 /** What a program needs to connect to the database of `url`, as libpq reads it. */
 export function connectionEnv(url: string): Record<string, string> {

@@ -1,31 +1,38 @@
 import { freshnessFaults } from '../domain/backupFreshness.ts';
 import { readBackupTimes } from './backups.ts';
 import type { Queryable } from './postgres.ts';
+import { overOwnConnection } from './probe.ts';
+
+/** The database whose backups are judged, by the name that tasks call it, and how old the newest good one may be. */
+export interface JudgedBackups {
+  source: string;
+  maxAgeHours: number;
+}
+
+/** What the health component backup_service makes of the catalogue that `url` leads to. */
+export const probeBackups = (
+  { url, ...judged }: JudgedBackups & { url: string },
+  signal: AbortSignal,
+): Promise<{ atLeast: 'moderate'; error: string } | undefined> =>
+  overOwnConnection(url, signal, (client) => judgeBackups(client, judged));
 
 /**
- * What the health component backup_service makes of the backups of `source`, a database: up, and at least moderate where
- * the last good one is older than `maxAgeHours`, or the last run or the last drill failed. Before there are any they are
- * as old as the catalogue itself. Times are compared by Postgres's clock.
+ * Well, or at least moderate where the newest verified backup is older than `maxAgeHours`, or the last run or the last
+ * drill failed. Before there are any they are as old as the catalogue itself. Times are compared by Postgres's clock.
  * @throws what Postgres throws
  */
-export async function probeBackups(
+export async function judgeBackups(
   client: Queryable,
-  { source, maxAgeHours }: { source: string; maxAgeHours: number },
+  { source, maxAgeHours }: JudgedBackups,
 ): Promise<{ atLeast: 'moderate'; error: string } | undefined> {
   const { rows } = await client.query<{ now: Date; since: Date | null }>(
     `SELECT now(), (SELECT run_on FROM orchestrator.migration WHERE name = '0009_backups') AS since`,
   );
   const now = rows[0]!.now.getTime();
-  const all = (await readBackupTimes(client)).filter(
-    (times) => times.type === 'database' && times.source === source,
-  );
-  const none = { lastVerifiedAt: null, lastEndedAt: null, lastState: null, lastError: null };
-  const unknown = { lastRestoredAt: null, lastDrillPassed: null, lastDrillError: null };
-  const empty = { type: 'database', source, destination: '', size: null, durationSeconds: null };
   const since = rows[0]!.since?.getTime() ?? now;
-  const judged = all.length > 0 ? all : [{ ...empty, ...none, ...unknown }];
-  // Several destinations: one of them in order is enough.
-  const faults = judged.map((times) => freshnessFaults(times, { now, maxAgeHours, since }));
-  const best = faults.toSorted((one, other) => one.length - other.length)[0]!;
-  return best.length > 0 ? { atLeast: 'moderate', error: best.join('; ') } : undefined;
+  const times = (await readBackupTimes(client)).filter(
+    (one) => one.type === 'database' && one.source === source,
+  );
+  const faults = freshnessFaults(source, times, { now, maxAgeHours, since });
+  return faults.length > 0 ? { atLeast: 'moderate', error: faults.join('; ') } : undefined;
 }

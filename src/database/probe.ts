@@ -8,7 +8,21 @@ import pg from 'pg';
  * open since before the trouble; it is destroyed when `signal` aborts.
  * @throws what kept Postgres from answering, or that it takes no writes
  */
-export async function probePostgres(databaseUrl: string, signal: AbortSignal): Promise<void> {
+export const probePostgres = (databaseUrl: string, signal: AbortSignal): Promise<void> =>
+  overOwnConnection(databaseUrl, signal, async (client) => {
+    const { rows } = await client.query<{ standby: boolean; readonly: boolean }>(
+      `SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::boolean AS readonly`,
+    );
+    if (rows[0]?.standby) throw new Error('takes no writes: it is in recovery, or a standby');
+    if (rows[0]?.readonly) throw new Error('takes no writes: transactions are read-only');
+  });
+
+/** Lends a probe a connection that nobody else has had, and that ends with the probe or with `signal`. */
+export async function overOwnConnection<T>(
+  databaseUrl: string,
+  signal: AbortSignal,
+  ask: (client: pg.Client) => Promise<T>,
+): Promise<T> {
   const client = new pg.Client({
     connectionString: databaseUrl,
     application_name: 'somaagent-orchestrator health',
@@ -18,11 +32,7 @@ export async function probePostgres(databaseUrl: string, signal: AbortSignal): P
   client.on('error', () => {});
   try {
     await client.connect();
-    const { rows } = await client.query<{ standby: boolean; readonly: boolean }>(
-      `SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::boolean AS readonly`,
-    );
-    if (rows[0]?.standby) throw new Error('takes no writes: it is in recovery, or a standby');
-    if (rows[0]?.readonly) throw new Error('takes no writes: transactions are read-only');
+    return await ask(client);
   } finally {
     // Not waited for: a server that has fallen silent never answers the farewell.
     client.end().catch(() => {});

@@ -31,23 +31,33 @@ export interface BackupTimes {
 }
 
 /**
- * What is wrong with the backups of a source that is backed up regularly, one sentence each; none if all is well.
- * `since` is when backups could have begun: a fresh deployment has the same time for its first one.
+ * What is wrong with the backups of a source that is backed up regularly, one sentence each; none if all is well. `all`
+ * has the source's times, one for each destination: any of them may have the newest good one, and each whose last run
+ * failed is told, for as long as a good one may be old. `since` is when backups could have begun: a fresh deployment has
+ * the same time for its first one.
  */
 export function freshnessFaults(
-  times: BackupTimes,
+  source: string,
+  all: BackupTimes[],
   { now, maxAgeHours, since }: { now: number; maxAgeHours: number; since: number },
 ): string[] {
+  const hoursSince = (moment: number) => (now - moment) / 3_600_000;
+  const goodOnes = all.flatMap(({ lastVerifiedAt }) => lastVerifiedAt ?? []);
   const faults: string[] = [];
-  const hours = (now - (times.lastVerifiedAt ?? since)) / 3_600_000;
-  if (hours > maxAgeHours) {
+  const newest = goodOnes.length > 0 ? Math.max(...goodOnes) : undefined;
+  if (hoursSince(newest ?? since) > maxAgeHours) {
     const age =
-      times.lastVerifiedAt === null ? 'there is none yet' : `the last good one is ${Math.floor(hours)} h old`;
-    faults.push(`no verified backup of ${times.source} for ${maxAgeHours} h: ${age}`);
+      newest === undefined
+        ? 'there is none yet'
+        : `the last good one is ${Math.floor(hoursSince(newest))} h old`;
+    faults.push(`no verified backup of ${source} for ${maxAgeHours} h: ${age}`);
   }
-  if (times.lastState === 'failed')
-    faults.push(`the last backup of ${times.source} failed: ${times.lastError}`);
-  if (times.lastDrillPassed === false)
-    faults.push(`the last restore drill of ${times.source} failed: ${times.lastDrillError}`);
+  for (const { lastState, lastEndedAt, lastError, destination } of all)
+    if (lastState === 'failed' && hoursSince(lastEndedAt ?? now) <= maxAgeHours)
+      faults.push(`the last backup of ${source} to ${destination} failed: ${lastError}`);
+  // A drill takes the newest backup, wherever that is.
+  const [drilled] = all;
+  if (drilled?.lastDrillPassed === false)
+    faults.push(`the last restore drill of ${source} failed: ${drilled.lastDrillError}`);
   return faults;
 }

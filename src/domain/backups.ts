@@ -84,7 +84,20 @@ export interface RestoreDrillInput {
   source?: string;
 }
 
-/** What a drill found: it passed if `differences` is empty. */
+/** SQL that a person configured; in a database that was restored well it gives one row with one value, true. */
+export interface DrillCheck {
+  name: string;
+  sql: string;
+}
+
+export interface CheckOutcome {
+  name: string;
+  passed: boolean;
+  /** Why it did not pass. */
+  error: string | null;
+}
+
+/** What a drill found: it passed if `drillFaults` finds none. */
 export interface DrillEvidence {
   /** Tables or entries that were compared. */
   compared: number;
@@ -92,8 +105,16 @@ export interface DrillEvidence {
   found: number;
   /** One sentence for each table that is not as the manifest says; at most fifty. */
   differences: string[];
+  /** In the order in which they are configured; of a database only. */
+  checks: CheckOutcome[];
   seconds: number;
 }
+
+/** One sentence for each thing that is not as it should be. */
+export const drillFaults = ({ differences, checks }: DrillEvidence): string[] => [
+  ...differences,
+  ...checks.filter(({ passed }) => !passed).map(({ name, error }) => `the check ${name} ${error}`),
+];
 
 export interface RestoreDrillStatus {
   state: 'running' | 'passed' | 'failed' | 'cancelled';

@@ -154,8 +154,8 @@ export const COMPONENTS: Record<ComponentName, ComponentFacts> = {
   ),
   backup_service: part(
     { database: 'hard', storage: 'hard' },
-    'Backups are impaired: look at what they depend on, and at the age of the last good one.',
-    'Backups that exist stay; those that are due run when it is back.',
+    'Nothing is known of the backups: their catalogue in Postgres does not answer.',
+    'Backups that exist stay, and after one that failed none is removed; another one can be made by hand.',
   ),
   task_scheduler: part(
     { database: 'hard', redis: 'hard', temporal: 'hard' },

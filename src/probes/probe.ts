@@ -1,7 +1,7 @@
 import type { ConnectionLike } from '@temporalio/client';
 import type { ProbeResult } from '../domain/health.ts';
 import type { ComponentName } from '../domain/healthComponents.ts';
-import { explain, isOurOwn, isUnrouted } from './failure.ts';
+import { explain, isOurOwn, isUnrouted, shorten } from './failure.ts';
 import { probeFilesystem } from './filesystem.ts';
 import type { Finding } from './finding.ts';
 import { judgeGroup } from './group.ts';
@@ -9,12 +9,13 @@ import { probeHttp, probeSomaBrain } from './http.ts';
 import { probeRedis, probeRedisStore } from './redis.ts';
 import { probeS3 } from './s3.ts';
 import { type StallWatch, watchStalls } from './stalls.ts';
-import type { ComponentProbing, ProbeTarget, Probing } from './target.ts';
+import type { BackupsTarget, ComponentProbing, ProbeTarget, Probing } from './target.ts';
 import { probeTemporal } from './temporal.ts';
 
 /** The probes whose clients belong to other adapters, and the connection for those of Temporal. */
 export interface ProbeTools {
   probePostgres(url: string, signal: AbortSignal): Promise<void>;
+  probeBackups(target: BackupsTarget, signal: AbortSignal): Promise<Finding | undefined>;
   probeKafka(signal: AbortSignal): Promise<void>;
   temporal: ConnectionLike;
 }
@@ -65,7 +66,8 @@ async function probeOne({ target, limitSeconds }: Probing, round: Round): Promis
     const finding = await Promise.race([send(target, round.tools, signal), aborted(signal)]);
     // An answer that waited for this worker itself was not slow.
     const answered = Math.max(0, seconds() - round.stalls.stalledMs() / 1000);
-    return { outcome: 'up', seconds: answered, ...finding };
+    if (!finding) return { outcome: 'up', seconds: answered };
+    return { outcome: 'up', seconds: answered, ...finding, error: shorten(finding.error) };
   } catch (error) {
     if (round.cancelled.aborted)
       return { outcome: 'unknown', seconds: seconds(), error: 'the probing was cancelled' };
@@ -88,12 +90,14 @@ function late(limitSeconds: number, seconds: number, stalls: StallWatch): ProbeR
 
 async function send(
   target: ProbeTarget,
-  { probePostgres, probeKafka, temporal }: ProbeTools,
+  { probePostgres, probeBackups, probeKafka, temporal }: ProbeTools,
   signal: AbortSignal,
 ): Promise<Finding | undefined> {
   switch (target.kind) {
     case 'http':
       return probeHttp(target.url, signal);
+    case 'backups':
+      return probeBackups(target, signal);
     case 'postgres':
       await probePostgres(target.url, signal);
       break;

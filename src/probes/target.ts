@@ -11,7 +11,17 @@ export type ProbeTarget =
   | { kind: 'http'; url: string }
   | { kind: 's3'; endpoint: string; bucket: string; accessKeyId: string; secretAccessKey: string }
   | { kind: 'filesystem'; root: string }
-  | { kind: 'redisStore'; url: string };
+  | { kind: 'redisStore'; url: string }
+  | BackupsTarget;
+
+/** The catalogue of backups in the database of `url`: those of `source` are judged. */
+export interface BackupsTarget {
+  kind: 'backups';
+  url: string;
+  source: string;
+  /** How old the newest verified one may be. */
+  maxAgeHours: number;
+}
 
 /** One thing to probe, and how long it may take to answer. */
 export interface Probing {

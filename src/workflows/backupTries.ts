@@ -32,6 +32,25 @@ export async function tryHard<T>(run: () => Promise<T>, onFailure: (error: strin
   }
 }
 
+/** Of the waits between the tries of a short step; each wait and try is history. */
+const MAX_WAIT_SECONDS = 300;
+
+/**
+ * Runs a short step until it is done: an outage of Postgres or of a destination lasts as long as it lasts, and is told.
+ * What no retry can mend is thrown.
+ */
+export async function untilDone<T>(run: () => Promise<T>, onFailure: (error: string) => void): Promise<T> {
+  for (let wait = 1; ; wait = Math.min(wait * 2, MAX_WAIT_SECONDS)) {
+    try {
+      return await run();
+    } catch (error) {
+      if (!(error instanceof ActivityFailure) || isCancellation(error) || isFinal(error)) throw error;
+      onFailure(describeFailure(error));
+      await sleep(wait * 1000, { summary: 'until the next try' });
+    }
+  }
+}
+
 const isWorkersEnd = ({ cause }: ActivityFailure): boolean =>
   cause instanceof ApplicationFailure
     ? cause.type === 'worker_stopped'

@@ -25,7 +25,7 @@ import {
   isBackupProgress,
   keyOfWorkflow,
 } from '../domain/backups.ts';
-import { describeFailure, tryHard } from './backupTries.ts';
+import { describeFailure, tryHard, untilDone } from './backupTries.ts';
 
 export const backupStatusQuery = defineQuery<BackupStatus>('status');
 export const backupProgressSignal = defineSignal<[BackupProgress]>(BACKUP_PROGRESS_SIGNAL);
@@ -33,8 +33,8 @@ export const backupProgressSignal = defineSignal<[BackupProgress]>(BACKUP_PROGRE
 const { beginBackup, commitBackup, applyRetention, endBackup } = proxyActivities<BackupActivities>({
   startToCloseTimeout: '30 minutes',
   heartbeatTimeout: '15 seconds',
-  // An outage of Postgres or of the destination lasts as long as it lasts.
-  retry: { initialInterval: '1 second', backoffCoefficient: 2, maximumInterval: '1 minute' },
+  // `untilDone` tries again, and says why.
+  retry: { maximumAttempts: 1 },
 });
 
 /**
@@ -102,9 +102,12 @@ class Backup {
   async make(): Promise<void> {
     const startedAt = new Date().toISOString();
     const own = { id: backupId(startedAt, uuid4()), key: this.key, startedAt };
-    const begun = await beginBackup(this.task, own);
+    const begun = await untilDone(
+      () => beginBackup(this.task, own),
+      (error) => this.tell(error),
+    );
     this.begun = begun;
-    this.status = { ...this.status, id: begun.id, destination: begun.destination };
+    this.status = { ...this.status, id: begun.id, destination: begun.destination, last_error: null };
     if (begun.manifest) {
       // The same task again.
       this.status = { ...this.status, manifest: begun.manifest };
@@ -118,7 +121,11 @@ class Backup {
     // A half-committed backup would be worse than a late end.
     await CancellationScope.nonCancellable(async () => {
       this.become('verifying');
-      const manifest = await commitBackup(begun, made, new Date().toISOString());
+      const finishedAt = new Date().toISOString();
+      const manifest = await untilDone(
+        () => commitBackup(begun, made, finishedAt),
+        (error) => this.tell(error),
+      );
       this.status = { ...this.status, manifest, last_error: null, progress: null };
       this.become('verified');
       await this.retain(begun);
@@ -127,21 +134,28 @@ class Backup {
 
   /** The backup is good, whatever becomes of the older ones. */
   private async retain(begun: Parameters<BackupActivities['applyRetention']>[0]): Promise<void> {
+    const fails = (last_error: string) => {
+      this.status = { ...this.status, retention: { kept: null, removed: [], last_error } };
+      this.show();
+    };
     try {
-      this.status = { ...this.status, retention: { ...(await applyRetention(begun)), last_error: null } };
+      const retained = await untilDone(() => applyRetention(begun), fails);
+      this.status = { ...this.status, retention: { ...retained, last_error: null } };
+      this.show();
     } catch (error) {
-      this.status = {
-        ...this.status,
-        retention: { kept: null, removed: [], last_error: describeFailure(error) },
-      };
+      fails(describeFailure(error));
     }
-    this.show();
   }
 
   private tryOnce(begun: Parameters<MakeBackupActivities['makeBackup']>[0]) {
     this.status = { ...this.status, attempts: this.status.attempts + 1, progress: null };
     this.become('running');
     return this.makeBackup(begun);
+  }
+
+  private tell(last_error: string | null): void {
+    this.status = { ...this.status, last_error };
+    this.show();
   }
 
   private failed(error: string): void {
@@ -168,8 +182,12 @@ class Backup {
     const isTask = backupTaskFaults(this.task).length === 0 && keyFaults(this.key).length === 0;
     if (isTask) {
       await CancellationScope.nonCancellable(() =>
-        endBackup(this.task, this.begun, { state, error: last_error }),
+        untilDone(
+          () => endBackup(this.task, this.begun, { state, error: last_error }),
+          (outage) => this.tell(`${last_error ?? state}; its end cannot be written yet: ${outage}`),
+        ),
       );
+      this.tell(last_error);
     }
     this.become(state);
   }

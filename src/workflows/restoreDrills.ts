@@ -15,23 +15,25 @@ import { drillInputFaults } from '../domain/backupInput.ts';
 import {
   backupTaskQueue,
   type CataloguedBackup,
+  drillFaults,
   isBackupProgress,
   type RestoreDrillInput,
   type RestoreDrillStatus,
 } from '../domain/backups.ts';
 import { backupProgressSignal } from './backups.ts';
-import { describeFailure, tryHard } from './backupTries.ts';
+import { describeFailure, tryHard, untilDone } from './backupTries.ts';
 
 export const drillStatusQuery = defineQuery<RestoreDrillStatus>('status');
 
 const { chooseBackup, recordDrill } = proxyActivities<RestoreDrillActivities>({
   startToCloseTimeout: '1 minute',
-  retry: { initialInterval: '1 second', backoffCoefficient: 2, maximumInterval: '1 minute' },
+  // `untilDone` tries again, and says why.
+  retry: { maximumAttempts: 1 },
 });
 
 /**
- * Restores a backup for real, into a scratch database or directory that is dropped afterwards, and compares it with what
- * its manifest says. The evidence is kept; a drill that does not pass fails the workflow, after that is told.
+ * Restores a backup for real, into a scratch database or directory that is dropped afterwards, compares it with what its
+ * manifest says, and runs the checks that are configured. The evidence is kept; a drill that does not pass fails the workflow, after that is told.
  */
 export async function restoreDrill(input: RestoreDrillInput = {}): Promise<RestoreDrillStatus> {
   const drill = new Drill();
@@ -79,20 +81,20 @@ class Drill {
   }
 
   async run(input: RestoreDrillInput): Promise<void> {
-    const backup = await chooseBackup(input);
+    const backup = await untilDone(
+      () => chooseBackup(input),
+      (error) => this.tell(error),
+    );
     this.backup = backup;
-    this.status = { ...this.status, backup: backup.id, source: backup.source };
+    this.status = { ...this.status, backup: backup.id, source: backup.source, last_error: null };
     this.show();
     const evidence = await tryHard(
       () => this.drillBackup(backup),
-      (error) => {
-        this.status = { ...this.status, last_error: error, progress: null };
-        this.show();
-      },
+      (error) => this.tell(error),
     );
     this.status = { ...this.status, evidence, last_error: null, progress: null };
-    const { differences } = evidence;
-    if (differences.length > 0) throw ApplicationFailure.nonRetryable(differences.join('; '), 'drill_failed');
+    const faults = drillFaults(evidence);
+    if (faults.length > 0) throw ApplicationFailure.nonRetryable(faults.join('; '), 'drill_failed');
     await CancellationScope.nonCancellable(() => this.record(true));
     this.become('passed');
   }
@@ -115,7 +117,7 @@ class Drill {
   private async record(passed: boolean): Promise<void> {
     this.recorded = true;
     const { evidence, last_error } = this.status;
-    await recordDrill({
+    const record = {
       id: workflowInfo().runId,
       backup: this.backup?.id ?? null,
       type: this.backup?.type ?? null,
@@ -126,7 +128,17 @@ class Drill {
       passed,
       evidence,
       error: passed ? null : last_error,
-    });
+    };
+    await untilDone(
+      () => recordDrill(record),
+      (outage) => this.tell(`${last_error ?? 'passed'}; the evidence cannot be kept yet: ${outage}`),
+    );
+    this.tell(last_error);
+  }
+
+  private tell(last_error: string | null): void {
+    this.status = { ...this.status, last_error, progress: null };
+    this.show();
   }
 
   private become(state: RestoreDrillStatus['state']): void {
@@ -138,7 +150,7 @@ class Drill {
     const { state, backup, source, evidence, last_error } = this.status;
     const of = backup ? ` · ${backup} of ${source}` : '';
     const found = evidence
-      ? ` · ${evidence.found} rows or entries in ${evidence.compared} places, ${evidence.differences.length} differences, ${evidence.seconds} s`
+      ? ` · ${evidence.found} rows or entries in ${evidence.compared} places, ${drillFaults(evidence).length} faults, ${evidence.seconds} s`
       : '';
     setCurrentDetails(`**${state}**${of}${found}${last_error ? `\n\n${last_error}` : ''}`);
   }

@@ -17,9 +17,20 @@ import { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { type Header, pack } from 'tar-stream';
 import { extractTree } from '../../src/backups/extraction.ts';
+import { makeBackup } from '../../src/backups/make.ts';
+import { openSource } from '../../src/backups/open.ts';
 import { restoreTree } from '../../src/backups/restore.ts';
+import type { BackupSource } from '../../src/backups/source.ts';
 import { openSeen, walk } from '../../src/backups/tree.ts';
-import { type BackupPlace, backUp, backupPlace, catalogue, never, strandedIn } from '../support/backups.ts';
+import {
+  type BackupPlace,
+  backUp,
+  backupPlace,
+  catalogue,
+  never,
+  newAddress,
+  strandedIn,
+} from '../support/backups.ts';
 
 const sources = (place: BackupPlace, ...parts: string[]) => path.join(place.directory, 'sources', ...parts);
 
@@ -62,6 +73,27 @@ test('a tree is restored as it was: contents, modes, times, links, empty directo
   await restoreTree(again, { directory, overwrite: true }, never);
   assert.deepEqual((await readdir(directory, { recursive: true })).sort(), names);
   assert.deepEqual((await readdir(place.directory)).sort(), ['backups', 'restored', 'sources']);
+});
+
+test('an archive that lists fewer entries than were written is no backup', async () => {
+  await using place = await backupPlace();
+  const root = await aTree(place);
+  const source = await openSource('files', root, place.settings);
+  // A writer that is wrong about what it wrote.
+  const one: BackupSource = {
+    type: source.type,
+    name: source.name,
+    read: async (keep, signal) => {
+      const facts = await source.read(keep, signal);
+      return { ...facts, entries: facts.entries! + 1 };
+    },
+  };
+  const order = { ...place, source: one, address: newAddress('files', root) };
+  await assert.rejects(makeBackup(order, { signal: never }), {
+    code: 'backup_failed',
+    message: '10 entries were written, and the archive lists 9',
+  });
+  assert.deepEqual(await strandedIn(place.destination), []);
 });
 
 test('a file that changes while it is read is read once more; one that never rests is told', async () => {

@@ -72,6 +72,20 @@ test('a destination is refused unless it is an allowed directory or bucket', asy
   assert.equal((await openDestination(`s3://${bucket}/a/b/`, place.settings)).url, `s3://${bucket}/a/b`);
 });
 
+test('an allowed directory that is not there yet is made, and a link in its place is not followed', async () => {
+  await using place = await backupPlace();
+  const fresh = path.join(place.directory, 'fresh', 'volume');
+  const settings = { ...place.settings, destinations: { roots: [fresh] } };
+  const destination = await openDestination(`file://${fresh}/below`, settings);
+  assert.equal(destination.url, `file://${fresh}/below`);
+  assert.deepEqual(await readdir(fresh), ['below']);
+  const dangling = path.join(place.directory, 'dangling');
+  await symlink(path.join(place.directory, 'elsewhere'), dangling);
+  const opening = openDestination(`file://${dangling}`, { ...settings, destinations: { roots: [dangling] } });
+  await assert.rejects(opening, { code: 'backup_refused' });
+  assert.ok(!(await readdir(place.directory)).includes('elsewhere'));
+});
+
 test('different names have different slugs, and all are safe as parts of a path', () => {
   const names = [
     ...smuggled,

@@ -23,6 +23,7 @@ interface Service {
   configs?: { source: string; target: string }[];
   healthcheck?: { test: string[] };
   stop_grace_period?: string;
+  volumes?: string[];
 }
 interface Compose {
   services: Record<string, Service>;
@@ -161,6 +162,18 @@ test("The image runs the Node that package.json pins, as nobody's root", () => {
   assert.ok(bases.length > 1);
   for (const image of bases) assert.equal(image, `node:${devDependencies.node}-bookworm-slim`);
   assert.match(dockerfile.slice(dockerfile.lastIndexOf('FROM')), /^USER node$/m);
+});
+
+test("The image dumps the compose file's Postgres, to a volume that it may write to", () => {
+  const dockerfile = read('Dockerfile');
+  const [, major] = /^postgres:(\d+)/.exec(service('postgres').image ?? '') ?? [];
+  assert.match(dockerfile, new RegExp(`install .* postgresql-client-${major} `));
+  assert.match(dockerfile, new RegExp(`^ENV .*SA01_PG_BIN_DIR=/usr/lib/postgresql/${major}/bin$`, 'm'));
+  const places = (service('orchestrator').volumes ?? []).map((volume) => volume.split(':')[1] ?? '');
+  const [, made = ''] = /install -d -o node -g node (.*)$/m.exec(dockerfile) ?? [];
+  assert.deepEqual(made.split(' '), places, 'a new volume has the owner of the directory below it');
+  const { backupDestination } = readConfig(environmentOf('orchestrator'));
+  assert.ok(places.includes(new URL(backupDestination ?? '').pathname));
 });
 
 test('Continuous integration calls npm test and nothing else', () => {

@@ -77,6 +77,7 @@ test("Without any variable it points at the compose file's published ports", () 
       maxAgeHours: 50,
       recipients: [],
       identityFile: undefined,
+      drillChecks: [],
       pgBinDir: undefined,
     },
     healthConfig: undefined,
@@ -100,6 +101,7 @@ test('Good values come out parsed', () => {
     SA01_REDIS_URL: 'rediss://:a%20password@redis.internal',
     SA01_DATABASE_URL: 'postgresql:///somaagent_core?host=/run/postgresql',
     SA01_OUTBOX_SHARDS: '64',
+    SA01_BACKUP_DRILL_CHECKS: '{"any": "SELECT true -- or not?"}',
     SA01_UPLOAD_SOURCES: 'https://Files.internal:443/in/, s3://inbox/',
   });
   assert.deepEqual(config.kafka, {
@@ -121,6 +123,7 @@ test('Good values come out parsed', () => {
     secret: 'a-secret',
   });
   assert.equal(config.outbox.shards, 64);
+  assert.deepEqual(config.backups.drillChecks, [{ name: 'any', sql: 'SELECT true -- or not?' }]);
   assert.deepEqual(config.uploadSources, ['https://files.internal/in/', 's3://inbox/']);
   assert.deepEqual(readConfig({ SA01_KAFKA_SSL: 'true' }).kafka.ssl, {});
   assert.equal(readConfig({ SA01_BACKUP_DESTINATION: 'file:///b' }).backupDestination, 'file:///b');
@@ -153,6 +156,7 @@ const badValues: [name: string, ...values: string[]][] = [
   ['SA01_BACKUP_RETENTION', 'none', 'last=0', 'hourly=3', 'last=1,last=2', 'daily=-1'],
   ['SA01_BACKUP_MAX_AGE_HOURS', '0', 'a day'],
   ['SA01_BACKUP_RECIPIENTS', 'AGE-SECRET-KEY-1', 'age1'],
+  ['SA01_BACKUP_DRILL_CHECKS', 'SELECT true', '[]', '{}', '{"a": 1}', '{"a": " "}', '{"": "SELECT true"}'],
   ['SA01_UPLOAD_SOURCES', 'https://files.internal/in', 'file:///tmp/', 'https://a/,,', 'files/'],
   ['SA01_OUTBOX_SHARDS', '0', '65', '2,5'],
   ['SA01_OUTBOX_RETENTION_DAYS', '0', '36501', '1.5', '7d'],

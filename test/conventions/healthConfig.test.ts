@@ -76,7 +76,7 @@ suite('without a file', () => {
       'somabrain',
       'storage',
     ]);
-    assert.deepEqual(byMonitoring('derived'), ['upload_service', 'backup_service', 'task_scheduler']);
+    assert.deepEqual(byMonitoring('derived'), ['upload_service', 'task_scheduler']);
     for (const name of COMPONENT_NAMES) {
       assert.deepEqual(components[name].dependsOn, COMPONENTS[name].dependsOn);
       assert.equal(components[name].breaker !== undefined, COMPONENTS[name].hasBreaker, name);
@@ -102,6 +102,17 @@ suite('without a file', () => {
     });
     const { storage } = withoutFile().probing;
     assert.deepEqual(Object.keys(storage && 'members' in storage ? storage.members : {}), ['redis']);
+  });
+
+  test('backups are judged where a destination for them is configured', () => {
+    const configured = { ...env, SA01_BACKUP_DESTINATION: 'file:///b', SA01_BACKUP_MAX_AGE_HOURS: '30' };
+    const { databaseUrl: url } = readConfig(env);
+    assert.deepEqual(withoutFile(configured).probing.backup_service, {
+      target: { kind: 'backups', url, source: new URL(url).pathname.slice(1), maxAgeHours: 30 },
+      limitSeconds: 5,
+    });
+    assert.equal(withoutFile(configured).plan.components.backup_service.monitoring, 'probed');
+    assert.equal(withoutFile(env).plan.components.backup_service.monitoring, 'unmonitored');
   });
 
   test('the order of the storage tiers is that in which uploads try them', () => {
@@ -268,8 +279,8 @@ const badContents: [content: unknown, ...sentences: string[]][] = [
     'components depend on themselves, redis → redis: expected no circle.',
   ],
   [
-    { components: { backup_service: { dependsOn: {} } } },
-    'components.backup_service.dependsOn is {}: expected at least one, for backup_service fares as what it depends on.',
+    { components: { task_scheduler: { dependsOn: {} } } },
+    'components.task_scheduler.dependsOn is {}: expected at least one, for task_scheduler fares as what it depends on.',
   ],
 ];
 

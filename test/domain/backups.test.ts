@@ -165,8 +165,8 @@ test('freshness: each fault has its sentence', () => {
     type: 'database',
     source: 'core',
     destination: 'd',
-    lastVerifiedAt: now - 51 * 3_600_000,
-    lastEndedAt: null,
+    lastVerifiedAt: (now - 51 * 3_600_000) as number | null,
+    lastEndedAt: now as number | null,
     lastState: 'failed',
     lastError: 'e',
     lastRestoredAt: null,
@@ -175,11 +175,25 @@ test('freshness: each fault has its sentence', () => {
     size: null,
     durationSeconds: null,
   };
-  assert.equal(freshnessFaults(times, limits).length, 3);
-  const well = { ...times, lastVerifiedAt: now, lastState: 'verified', lastDrillPassed: null };
-  assert.deepEqual(freshnessFaults(well, limits), []);
-  assert.deepEqual(freshnessFaults({ ...well, lastVerifiedAt: null }, limits), []);
-  assert.equal(freshnessFaults({ ...well, lastVerifiedAt: null }, { ...limits, since: 0 }).length, 1);
+  const faults = (...all: (typeof times)[]) => freshnessFaults('core', all, limits);
+  assert.deepEqual(faults(times), [
+    'no verified backup of core for 50 h: the last good one is 51 h old',
+    'the last backup of core to d failed: e',
+    'the last restore drill of core failed: d',
+  ]);
+  const well = { ...times, lastVerifiedAt: now, lastState: 'verified', lastDrillPassed: true };
+  assert.deepEqual(faults(well), []);
+  const none = { ...well, lastVerifiedAt: null };
+  assert.deepEqual([faults(), faults(none)], [[], []]);
+  for (const all of [[], [none]])
+    assert.deepEqual(freshnessFaults('core', all, { ...limits, since: 0 }), [
+      'no verified backup of core for 50 h: there is none yet',
+    ]);
+  assert.deepEqual(faults(none, well), [], 'one good backup somewhere is enough');
+  const elsewhere = { ...well, lastVerifiedAt: null, lastState: 'failed', lastEndedAt: now - 49 * 3_600_000 };
+  assert.deepEqual(faults(well, elsewhere), ['the last backup of core to d failed: e']);
+  const longAgo = { ...elsewhere, lastEndedAt: now - 51 * 3_600_000 };
+  assert.deepEqual(faults(well, longAgo), [], 'nobody has tried that place again');
 });
 
 test('a policy is read as people write it', () => {

@@ -75,6 +75,13 @@ suite('our own network', () => {
     }
     const told = [1, 2, 3].flatMap(() => cycles.add(everything(UP, { kafka: lost })));
     assert.deepEqual(told, ['kafka failure']);
+    const two = { database: lost, backup_service: lost, redis: lost };
+    const once = new Cycles();
+    assert.deepEqual(
+      [1, 2, 3].flatMap(() => once.add(everything(UP, two))),
+      ['database failure', 'redis failure'],
+      'two addresses, of which one is asked for backups too',
+    );
   });
 
   test('is not blamed for what hangs in a soft cycle, which asks nothing else', () => {

@@ -63,8 +63,8 @@ test('Fifty limits that pass leave no connection, timer or other resource behind
   // What is loaded or opened once: by the first probe of each kind.
   await probeAll({ gateway: await membersAt(listener, 1) }, tools);
   const before = await settled(listener);
-  const { gateway } = await probeAll({ gateway: await membersAt(listener, 7) }, tools);
-  assert.equal(Object.keys(gateway!.members!).length, 56);
+  const { gateway } = await probeAll({ gateway: await membersAt(listener, 6) }, tools);
+  assert.equal(Object.keys(gateway!.members!).length, 54);
   for (const { outcome, timedOut } of Object.values(gateway!.members!))
     assert.deepEqual({ outcome, timedOut }, { outcome: 'down', timedOut: true });
   await eventually('as many resources as before', () => {

@@ -1,6 +1,5 @@
 // What the recorded histories go through: each workflow with activities that are steered to make it do all that it can.
 import { ApplicationFailure } from '@temporalio/activity';
-import type { Workflow, WorkflowHandle } from '@temporalio/client';
 import { HEALTH_WORKFLOW_ID, type ProbeRequest, type ProbeResult } from '../../src/domain/health.ts';
 import { COMPONENT_NAMES } from '../../src/domain/healthComponents.ts';
 import type { HealthStatus } from '../../src/domain/healthStatus.ts';
@@ -12,19 +11,8 @@ import { type UploadReceipt, uploadBytesTaskQueue } from '../../src/domain/uploa
 import { eventually } from '../support/eventually.ts';
 import { healthPlan } from '../support/healthPlan.ts';
 import { beatUntilCancelled } from '../support/workflows.ts';
-
-export interface Scenario {
-  type: string;
-  workflowId: string;
-  args: unknown[];
-  // biome-ignore lint/suspicious/noExplicitAny: whatever the workflow's activities take
-  activities: Record<string, (...input: any[]) => Promise<unknown>>;
-  /** Leads the workflow to where its recording may end. */
-  drive(handle: WorkflowHandle<Workflow>): Promise<unknown>;
-}
-
-const becomes = (handle: WorkflowHandle<Workflow>, state: string) =>
-  eventually(state, async () => (await handle.query<{ state: string }>('status')).state === state);
+import { backup, backupCancelled, restoreDrill } from './backupScenarios.ts';
+import { becomes, type Scenario } from './scenario.ts';
 
 const report: OutboxRelayReport = {
   state: 'delivering',
@@ -333,6 +321,10 @@ function uploadRetry(): Scenario {
 }
 
 export const scenarios: Record<string, () => Scenario> = {
+  backup,
+  'backup-cancelled': backupCancelled,
+  'restore-drill': restoreDrill([]),
+  'restore-drill-failed': restoreDrill(['public.notes: 3 backed up, 2 restored']),
   'upload-retry': uploadRetry,
   'memory-sync': memorySync,
   'outbox-relay': outboxRelay,

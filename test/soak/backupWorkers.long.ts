@@ -1,150 +1,20 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
-import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
-import type pg from 'pg';
 import { ownDatabase } from '../../src/backupSettings.ts';
-import { backupSequel, handOver, owners } from '../../src/consumers.ts';
-import { openPool } from '../../src/database/postgres.ts';
+import { scratchNames } from '../../src/database/restoreDrills.ts';
 import { BACKUP_SCHEDULE_ID, DRILL_SCHEDULE_ID } from '../../src/schedules.ts';
-import { postgresClients } from '../../stack/postgresClients.ts';
+import { backupWorld, filesIn, fill } from '../support/backupWorld.ts';
 import { emptyDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { testStack } from '../support/stack.ts';
-import { startWorker, temporalNamespace } from '../support/worker.ts';
-
-/** A database, a namespace, a directory for backups, and the variables for workers on them. */
-async function setUp() {
-  const stack = new AsyncDisposableStack();
-  const database = stack.use(await emptyDatabase());
-  const namespace = stack.use(await temporalNamespace());
-  const directory = await mkdtemp(path.join(tmpdir(), 'backups-'));
-  stack.defer(() => rm(directory, { recursive: true, force: true }));
-  const env = {
-    SA01_DATABASE_URL: database.url,
-    TEMPORAL_NAMESPACE: namespace.name,
-    SA01_BACKUP_DESTINATION: pathToFileURL(directory).href,
-    SA01_PG_BIN_DIR: await postgresClients(),
-  };
-  const source = ownDatabase({ databaseUrl: database.url });
-  return { database, namespace, directory, env, source, [Symbol.asyncDispose]: () => stack.disposeAsync() };
-}
-
-async function fill(client: pg.ClientBase, rows: number): Promise<void> {
-  await client.query(
-    'CREATE TABLE notes AS SELECT n, md5(n::text) AS note FROM generate_series(1, $1::int) AS n',
-    [rows],
-  );
-}
-
-/** The files below a directory, each with its path. */
-const filesIn = async (directory: string): Promise<string[]> =>
-  (await readdir(directory, { recursive: true, withFileTypes: true }))
-    .filter((entry) => entry.isFile())
-    .map(({ parentPath, name }) => path.relative(directory, path.join(parentPath, name)))
-    .sort();
-
-test('a task of Kafka, there twice, becomes one verified backup, and a drill restores it', async () => {
-  await using world = await setUp();
-  const { database, directory, namespace, source } = world;
-  await using worker = await startWorker({ ...world.env, SA01_BACKUP_RETENTION: 'last=1,minimum=1' });
-  await worker.ready();
-  await fill(database.client, 20_000);
-  const pool = openPool(database.url);
-  const record = (offset: number, own: object) => ({
-    topic: 'backup.tasks',
-    partition: 0,
-    offset: String(offset),
-    timestamp: Date.now(),
-    key: null,
-    headers: {},
-    value: Buffer.from(
-      JSON.stringify({
-        type: 'database',
-        source,
-        destination: null,
-        metadata: {},
-        queued_at: '2026-01-31T12:00:00',
-        ...own,
-      }),
-    ),
-  });
-  const handle = handOver(
-    pool,
-    'backup.tasks',
-    owners['backup.tasks']!,
-    () => {},
-    backupSequel(namespace.client, 'somaagent-orchestrator'),
-  );
-  await handle([record(0, {}), record(1, {}), record(2, { type: 'tape' }), record(3, { source: 'a\nb' })]);
-  await handle([record(0, {})]);
-  const key = `backup:database:${source}:1769860800`;
-  const { state, attempts, manifest } = await namespace.orchestrator.backup(key).result();
-  assert.deepEqual([state, attempts], ['verified', 1], worker.output);
-  assert.equal(manifest!.content.rows!['public.notes'], 20_000);
-  await handle([record(0, {})]);
-  const place = `database/${source}/${manifest!.id}-1`;
-  assert.deepEqual(
-    await filesIn(directory),
-    ['data', 'globals', 'manifest.json'].map((file) => `${place}/${file}`),
-  );
-  const letters = await database.client.query('SELECT error_message FROM core_deadlettermessage ORDER BY 1');
-  assert.deepEqual(
-    letters.rows.map(({ error_message }) => /^\w+ must be/.exec(error_message)?.[0]),
-    ['source must be', 'type must be'],
-  );
-
-  const drill = await namespace.orchestrator.startRestoreDrill();
-  const { evidence, backup } = await drill.result();
-  assert.deepEqual([backup, evidence!.differences], [manifest!.id, []]);
-  assert.ok(evidence!.found >= 20_000);
-  const { rows } = await database.client.query(
-    'SELECT passed, b.state, b.restored_at = d.ended_at AS restored FROM orchestrator.restore_drill AS d JOIN orchestrator.backup AS b ON b.id = d.backup',
-  );
-  assert.deepEqual(rows, [{ passed: true, state: 'verified', restored: true }]);
-  const events = await database.client.query(
-    `SELECT payload->>'event' AS event FROM core_outboxmessage WHERE topic = 'backup.events' ORDER BY relay_seq`,
-  );
-  assert.deepEqual(
-    events.rows.map(({ event }) => event),
-    ['backup.completed', 'drill.passed'],
-  );
-  // Much smaller than the last good one: refused, nothing of it is left, and the good one stays.
-  await database.client.query('DROP TABLE notes');
-  const smaller = await namespace.orchestrator.startBackup({ type: 'database', source }, 'smaller');
-  await assert.rejects(smaller.result());
-  assert.match((await smaller.status()).last_error!, /^backup_refused: .*less than 50 %/);
-  assert.equal((await filesIn(directory)).length, 3);
-  const metadata = { accept_smaller: true };
-  const accepted = await namespace.orchestrator.startBackup(
-    { type: 'database', source, metadata },
-    'smaller',
-  );
-  const second = await accepted.result();
-  const retention = { kept: 1, removed: [manifest!.id], last_error: null };
-  assert.deepEqual([second.state, second.retention], ['verified', retention]);
-  assert.deepEqual(
-    (await filesIn(directory)).map((file) => path.dirname(file)),
-    Array.from({ length: 3 }, () => `database/${source}/${second.id}-2`),
-    'and only then the older one goes',
-  );
-  await eventually('the metrics', async () => {
-    const metrics = await (await fetch(`http://${worker.metricsAddress}/metrics`)).text();
-    return ['success', 'verified', 'restored'].every((what) =>
-      new RegExp(`^backup_last_${what}_timestamp_seconds\\{.*source="${source}".*\\} 1\\d{9}`, 'm').test(
-        metrics,
-      ),
-    );
-  });
-  await pool.end();
-});
+import { startWorker } from '../support/worker.ts';
 
 test('a worker killed with -9 in the middle: another one makes the backup, and nothing else is left', async () => {
-  await using world = await setUp();
+  await using world = await backupWorld();
   const { database, directory, namespace, source } = world;
   await using first = await startWorker(world.env);
   await first.ready();
@@ -154,12 +24,17 @@ test('a worker killed with -9 in the middle: another one makes the backup, and n
   await holder.query('BEGIN; LOCK notes IN ACCESS EXCLUSIVE MODE');
   const job = await namespace.orchestrator.startBackup({ type: 'database', source }, 'killed');
   await eventually('the first try', async () => {
-    const { rows } = await database.client.query('SELECT attempts FROM orchestrator.backup');
+    const { rows } = await database.client.query(
+      'SELECT attempts FROM orchestrator.backup WHERE source = $1',
+      [source],
+    );
     return rows[0]?.attempts === 1;
   });
   await first.end('SIGKILL');
   // As if it had been killed a moment later.
-  const { rows } = await database.client.query('SELECT id FROM orchestrator.backup');
+  const { rows } = await database.client.query('SELECT id FROM orchestrator.backup WHERE source = $1', [
+    source,
+  ]);
   const partial = path.join(directory, 'database', source, `${rows[0].id}-1`);
   await mkdir(partial, { recursive: true });
   await writeFile(path.join(partial, 'data'), 'half of it');
@@ -175,8 +50,33 @@ test('a worker killed with -9 in the middle: another one makes the backup, and n
   );
 });
 
+test('a worker killed with -9 in a drill: another one drills, and no scratch database is left', async () => {
+  await using world = await backupWorld();
+  const { database, namespace, source } = world;
+  // So the kill is sure to be between the database's making and its dropping.
+  const checks = JSON.stringify({ hangs: 'SELECT true FROM pg_sleep(600)' });
+  await using first = await startWorker({ ...world.env, SA01_BACKUP_DRILL_CHECKS: checks });
+  await first.ready();
+  await fill(database.client, 1_000);
+  await (await namespace.orchestrator.startBackup({ type: 'database', source })).result();
+  const drill = await namespace.orchestrator.startRestoreDrill({ source });
+  const scratch = await eventually('the check', async () => {
+    const { rows } = await database.client.query(
+      `SELECT datname FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname LIKE 'restore\\_drill\\_%'`,
+    );
+    return rows[0]?.datname as string | undefined;
+  });
+  await first.end('SIGKILL');
+  await using second = await startWorker(world.env);
+  await second.ready();
+  assert.equal((await drill.result()).state, 'passed');
+  const own = scratch.slice(-8);
+  const left = (await scratchNames(database.client)).filter((name) => name.endsWith(own));
+  assert.deepEqual(left, []);
+});
+
 test('cancelled, it leaves no file and no pg_dump; a task outside the allowed places is refused', async () => {
-  await using world = await setUp();
+  await using world = await backupWorld();
   const { database, directory, namespace, source } = world;
   await using worker = await startWorker(world.env);
   await worker.ready();
@@ -212,7 +112,7 @@ test('cancelled, it leaves no file and no pg_dump; a task outside the allowed pl
 });
 
 test('the Schedules are made, and the one of the drill finds what the other has backed up', async () => {
-  await using world = await setUp();
+  await using world = await backupWorld();
   const { client } = world.namespace;
   await using worker = await startWorker(world.env);
   await worker.ready();
@@ -245,7 +145,7 @@ async function command(env: Record<string, string>, ...args: string[]) {
 }
 
 test('by hand: list, restore, no overwriting unless asked for, and the catalogue anew from manifests', async () => {
-  await using world = await setUp();
+  await using world = await backupWorld();
   const { database, namespace, source, env } = world;
   await using target = await emptyDatabase();
   const into = ownDatabase({ databaseUrl: target.url });

@@ -27,6 +27,10 @@ test('env prints export lines with the published ports', () => {
   assert.equal(status, 0);
   for (const line of stdout.trim().split('\n')) assert.match(line, /^export [A-Z0-9_]+='[^']*'(:"\$PATH")?$/);
   assert.ok(stdout.includes(`SA01_TEMPORAL_HOST='127.0.0.1:${publishedPorts.temporal}'`));
+  assert.match(
+    stdout,
+    /^export SA01_PG_BIN_DIR='\/.+'\nexport SA01_BACKUP_DESTINATION='file:\/\/\/.+\/backups'$/m,
+  );
 });
 
 test('status lists every service', () => {

@@ -1,4 +1,5 @@
 import { pino } from 'pino';
+import { probeBackups } from '../../src/database/backupProbe.ts';
 import { probePostgres } from '../../src/database/probe.ts';
 import type { ProbeResult } from '../../src/domain/health.ts';
 import { probeKafka } from '../../src/kafka/probe.ts';
@@ -24,6 +25,7 @@ export function probeTools({ brokers, temporal } = stackAddresses()): ProbeTools
   const logger = pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' });
   return {
     probePostgres,
+    probeBackups,
     probeKafka: (signal) => probeKafka({ brokers, ssl: false, sasl: undefined }, logger, signal),
     temporal: connection,
     [Symbol.asyncDispose]: () => connection.close(),
@@ -56,4 +58,10 @@ export const targetsAt = (address: string): ProbeTarget[] => [
     secretAccessKey: 'somaagent-secret',
   },
   { kind: 'redisStore', url: `redis://${address}/0` },
+  {
+    kind: 'backups',
+    url: `postgresql://somaagent:somaagent@${address}/somaagent_core`,
+    source: 'somaagent_core',
+    maxAgeHours: 50,
+  },
 ];

@@ -6,6 +6,7 @@ import type { EndedBackup, MadeBackup } from '../../src/activities/backups.ts';
 import type { BegunBackup } from '../../src/database/backups.ts';
 import type { DrillRecord } from '../../src/database/restoreDrills.ts';
 import {
+  type BackupStatus,
   type BackupTask,
   type CataloguedBackup,
   type DrillEvidence,
@@ -143,6 +144,40 @@ test('a try that failed is told, and another one is made', async () => {
   assert.deepEqual({ state, attempts, last_error }, { state: 'verified', attempts: 2, last_error: null });
 });
 
+test('an outage at any step is told while it lasts, and outlasted', async () => {
+  let away = 'beginBackup';
+  const unlessAway = (step: string, result: unknown) => () =>
+    away === step ? fails('storage_unavailable')() : result;
+  await using run = await backupWith({
+    beginBackup: unlessAway('beginBackup', begun),
+    commitBackup: unlessAway('commitBackup', manifest),
+    applyRetention: unlessAway('applyRetention', { kept: 4, removed: [] }),
+  });
+  const told = (what: string, of: (status: BackupStatus) => string | null | undefined) =>
+    eventually(what, async () => of(await run.status()) === 'storage_unavailable: no');
+  await told('the beginning', ({ last_error }) => last_error);
+  away = 'commitBackup';
+  await told('the commit', ({ state, last_error }) => (state === 'verifying' ? last_error : null));
+  away = 'applyRetention';
+  await told('retention', ({ state, retention }) => (state === 'verified' ? retention?.last_error : null));
+  away = 'nothing';
+  const { last_error, retention } = await run.handle.result();
+  assert.deepEqual([last_error, retention], [null, { kept: 4, removed: [], last_error: null }]);
+});
+
+test('while its end cannot be written, both errors are told', async () => {
+  let isAway = true;
+  await using run = await backupWith({
+    makeBackup: fails('backup_refused', true),
+    endBackup: () => (isAway ? fails('postgres_unavailable')() : undefined),
+  });
+  const both = 'backup_refused: no; its end cannot be written yet: postgres_unavailable: no';
+  await eventually('both', async () => (await run.status()).last_error === both);
+  isAway = false;
+  await failureOf(run.handle.result());
+  assert.equal((await run.status()).last_error, 'backup_refused: no');
+});
+
 test('workers that stop spend no try, however many', async () => {
   let tries = 0;
   await using run = await backupWith({
@@ -265,7 +300,7 @@ const chosen: CataloguedBackup = {
   address: made.address,
   content: made.content,
 };
-const evidence: DrillEvidence = { compared: 1, found: 3, differences: [], seconds: 2 };
+const evidence: DrillEvidence = { compared: 1, found: 3, differences: [], checks: [], seconds: 2 };
 
 async function drillWith(steered: Record<string, (...input: never[]) => unknown> = {}, args: unknown[] = []) {
   const stack = new AsyncDisposableStack();
@@ -315,12 +350,47 @@ suite('a drill', () => {
     assert.equal((await run.status()).state, 'failed');
   });
 
+  test('of which a check does not pass fails as well', async () => {
+    const checks = [
+      { name: 'tenants', passed: true, error: null },
+      { name: 'orders', passed: false, error: 'gives false: expected true' },
+    ];
+    await using run = await drillWith({ drillBackup: () => Promise.resolve({ ...evidence, checks }) });
+    await failureOf(run.handle.result());
+    assert.deepEqual(
+      run.records.map(({ passed, evidence: kept, error }) => [passed, kept?.checks, error]),
+      [[false, checks, 'drill_failed: the check orders gives false: expected true']],
+    );
+  });
+
   test('without any backup fails and is kept as well', async () => {
     await using run = await drillWith({ chooseBackup: async () => fails('drill_failed', true)() });
     await failureOf(run.handle.result());
     assert.deepEqual(
       run.records.map(({ passed, backup: of, error }) => [passed, of, error]),
       [[false, null, 'drill_failed: no']],
+    );
+  });
+
+  test('outlasts an outage of Postgres, and tells of it', async () => {
+    let away = 'chooseBackup';
+    const records: DrillRecord[] = [];
+    await using run = await drillWith({
+      chooseBackup: async () => (away === 'chooseBackup' ? fails('postgres_unavailable')() : chosen),
+      recordDrill: async (record: DrillRecord) =>
+        away === 'recordDrill' ? fails('postgres_unavailable')() : void records.push(record),
+    });
+    const told = (last_error: string) =>
+      eventually(last_error, async () => (await run.status()).last_error === last_error);
+    await told('postgres_unavailable: no');
+    away = 'recordDrill';
+    await told('passed; the evidence cannot be kept yet: postgres_unavailable: no');
+    away = 'nothing';
+    const { state, last_error } = await run.handle.result();
+    assert.deepEqual([state, last_error], ['passed', null]);
+    assert.deepEqual(
+      records.map(({ passed, error }) => [passed, error]),
+      [[true, null]],
     );
   });
 

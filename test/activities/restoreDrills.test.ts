@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { test } from 'node:test';
+import { createScratch, scratchName, scratchNames } from '../../src/database/restoreDrills.ts';
+import type { BackupType } from '../../src/domain/backupFacts.ts';
+import type { CataloguedBackup } from '../../src/domain/backups.ts';
+import { backUp, backupPlace } from '../support/backups.ts';
+import { emptyDatabase } from '../support/database.ts';
+import { type DrillTry, drillTry, HANGS, scratchEnd } from '../support/drills.ts';
+import { eventually } from '../support/eventually.ts';
+
+const DAY_MS = 86_400_000;
+
+/** A database, a directory, and a backup of each. */
+async function drills() {
+  const stack = new AsyncDisposableStack();
+  const database = stack.use(await emptyDatabase());
+  await database.client.query('CREATE TABLE notes AS SELECT n FROM generate_series(1, 100) AS n');
+  const place = stack.use(await backupPlace({ databases: { core: database.url } }));
+  const tree = path.join(place.directory, 'sources', 'tree');
+  await mkdir(tree);
+  await writeFile(path.join(tree, 'file'), 'content');
+  const backupOf = async (type: BackupType, source: string): Promise<CataloguedBackup> => {
+    const { address, content } = await backUp(place, type, source);
+    return { id: 'a', type, source, destination: place.destination.url, address, content };
+  };
+  const scratchDirectory = path.join(place.directory, 'scratch');
+  await mkdir(scratchDirectory);
+  const given = { databaseUrl: database.url, scratchDirectory, settings: place.settings };
+  return {
+    database,
+    scratchDirectory,
+    given,
+    ofDatabase: () => backupOf('database', 'core'),
+    ofTree: () => backupOf('files', tree),
+    /** The scratch databases of this drill; other tests have theirs on the same server. */
+    scratches: async (runId: string) =>
+      (await scratchNames(database.client)).filter((name) => name.endsWith(scratchEnd(runId))),
+    [Symbol.asyncDispose]: () => stack.disposeAsync(),
+  };
+}
+
+/** Begins a try that hangs in its check, and waits until it does so. */
+async function hang(world: Awaited<ReturnType<typeof drills>>, given: DrillTry, begin: () => void) {
+  begin();
+  const name = await eventually('the scratch database', async () => (await world.scratches(given.runId))[0]);
+  await eventually('the check to run', async () => {
+    const { rows } = await world.database.client.query(
+      "SELECT FROM pg_stat_activity WHERE datname = $1 AND wait_event = 'PgSleep'",
+      [name],
+    );
+    return rows.length > 0;
+  });
+}
+
+test('a database is restored, compared, asked, and dropped', async () => {
+  await using world = await drills();
+  const checks = [
+    { name: 'has notes', sql: 'SELECT count(*) = 100 FROM notes' },
+    { name: 'has orders', sql: 'SELECT count(*) > 0 FROM orders' },
+  ];
+  const runId = crypto.randomUUID();
+  const { seconds, ...evidence } = await drillTry({
+    ...world.given,
+    runId,
+    backup: await world.ofDatabase(),
+    checks,
+  }).evidence;
+  assert.ok(seconds > 0);
+  assert.deepEqual(evidence, {
+    compared: 1,
+    found: 100,
+    differences: [],
+    checks: [
+      { name: 'has notes', passed: true, error: null },
+      { name: 'has orders', passed: false, error: 'relation "orders" does not exist' },
+    ],
+  });
+  assert.deepEqual(await world.scratches(runId), []);
+});
+
+test('what a killed try left is removed by the next, what is a day old too; a drill that runs keeps its database', async () => {
+  await using world = await drills();
+  const backup = await world.ofDatabase();
+  const [killed, running] = [crypto.randomUUID(), crypto.randomUUID()];
+
+  const first: DrillTry = { ...world.given, runId: killed, backup, checks: HANGS };
+  const script = path.join(import.meta.dirname, '..', 'support', 'drillProcess.ts');
+  const env = { ...process.env, DRILL_TRY: JSON.stringify(first) };
+  const child = spawn(process.execPath, [script], { env, stdio: 'inherit' });
+  const ended = once(child, 'exit');
+  await hang(world, first, () => {});
+  child.kill('SIGKILL');
+  await ended;
+
+  const other = { ...first, runId: running };
+  let another!: ReturnType<typeof drillTry>;
+  await hang(world, other, () => {
+    another = drillTry(other);
+  });
+  const old = scratchName(Date.now() - DAY_MS - 60_000, crypto.randomUUID().slice(0, 8));
+  await createScratch(world.database.client, old);
+  const left = await world.scratches(killed);
+  assert.equal(left.length, 1);
+  const [beside] = await world.scratches(running);
+
+  const { differences } = await drillTry({ ...first, checks: [] }).evidence;
+  assert.deepEqual(differences, []);
+  const names = await scratchNames(world.database.client);
+  assert.deepEqual(
+    [...left, old, beside!].map((name) => names.includes(name)),
+    [false, false, true],
+  );
+
+  another.cancel();
+  await assert.rejects(another.evidence, { name: 'CancelledFailure' });
+  assert.deepEqual(await world.scratches(running), []);
+});
+
+test('the same for directories', async () => {
+  await using world = await drills();
+  const runId = crypto.randomUUID();
+  const old = scratchName(Date.now() - DAY_MS - 60_000, 'aaaaaaaa');
+  const beside = scratchName(Date.now(), 'bbbbbbbb');
+  const own = `${scratchName(Date.now() - 60_000, 'cccccccc').slice(0, -9)}${scratchEnd(runId)}`;
+  for (const name of [old, beside, own, 'somebody-elses'])
+    await mkdir(path.join(world.scratchDirectory, name, 'below'), { recursive: true });
+  const backup = await world.ofTree();
+  const { differences, compared } = await drillTry({ ...world.given, runId, backup }).evidence;
+  assert.deepEqual([differences, compared], [[], 1]);
+  assert.deepEqual((await readdir(world.scratchDirectory)).sort(), [beside, 'somebody-elses'].sort());
+});
