@@ -14,7 +14,7 @@ export const ownDatabase = ({ databaseUrl }: Pick<Config, 'databaseUrl'>): strin
  * @throws ConfigError if the file with the identity cannot be read
  */
 export function backupSettings(config: Config): BackupSettings {
-  const { backupDestination, s3, storageDir, databaseUrl, redisUrl } = config;
+  const { backupDestination, s3, storageDir, spoolDir, databaseUrl, redisUrl } = config;
   const { roots, recipients, identityFile, pgBinDir } = config.backups;
   const destination = backupDestination ? new URL(backupDestination) : undefined;
   const own = destination?.protocol === 'file:' ? [fileURLToPath(destination).replace(/(.)\/$/, '$1')] : [];
@@ -26,6 +26,7 @@ export function backupSettings(config: Config): BackupSettings {
     tiers: { ...(s3 && { s3 }), ...(storageDir && { filesystem: storageDir }) },
     destinations: {
       roots: [...own, ...roots],
+      ...(spoolDir && { apart: [spoolDir] }),
       ...(s3 && { s3: { ...s3, buckets: [...new Set([...bucket, s3.bucket])] } }),
     },
     databaseTools: { countRows, holdSnapshot, isEmptyDatabase },

@@ -2,23 +2,26 @@
 // works where the database is the thing that was lost.
 import path from 'node:path';
 import { backupSettings } from './backupSettings.ts';
-import type { BackupDestination } from './backups/destination.ts';
-import { openDestination } from './backups/open.ts';
+import { type BackupDestination, MANIFEST } from './backups/destination.ts';
+import { readHold, readHolds, writeHold } from './backups/holds.ts';
+import { openDestination, sourceSlug } from './backups/open.ts';
 import { restoreDatabase, restoreFile, restoreTree } from './backups/restore.ts';
 import type { BackupSettings } from './backups/settings.ts';
 import { UsageError } from './commands/parse.ts';
 import { parseRestore, RESTORE_USAGE, type RestoreCommand } from './commands/parseRestore.ts';
 import { type Config, ConfigError, readConfig } from './config.ts';
-import { readGroups, readRuns, recordVerified, setHold } from './database/backups.ts';
+import { readGroups, readRuns, recordFound, setHold } from './database/backups.ts';
 import { connect, disconnect, fromPostgres } from './database/postgres.ts';
 import type { BackupAddress } from './domain/backupFacts.ts';
-import { decideRetention } from './domain/backupRetention.ts';
-import { type BackupManifest, parseManifest } from './domain/backups.ts';
+import { parseManifest } from './domain/backupManifest.ts';
+import { asFound, decideRetention } from './domain/backupRetention.ts';
+import type { BackupManifest } from './domain/backups.ts';
 import { describeError, OrchestratorError } from './domain/errors.ts';
 
 interface Listed {
   address: BackupAddress;
   manifest: BackupManifest;
+  hold: string | null;
 }
 
 interface Context {
@@ -30,23 +33,43 @@ interface Context {
 
 const say = (line: string) => console.log(line);
 
-/** The backups of a destination, the newest first. A manifest that is none is told and left alone. */
-async function listed({ destination, signal }: Context): Promise<Listed[]> {
+/** The backups of a destination, the newest first. One that cannot be read is told and left alone. */
+async function listed({ destination, signal }: Pick<Context, 'destination' | 'signal'>): Promise<Listed[]> {
   const backups: Listed[] = [];
-  for await (const { address, manifest: text } of destination.list(signal)) {
-    const manifest = parseManifest(text);
-    if (manifest) backups.push({ address, manifest });
-    else console.error(`${address.type}/${address.source}/${address.id}: its manifest is not understood`);
+  for await (const address of destination.list(signal)) {
+    try {
+      const manifest = parseManifest((await destination.readNote(address, MANIFEST, signal)) ?? '');
+      if (!manifest) throw refused('its manifest is not understood');
+      if (!isOwn(address, manifest)) throw refused(`it is a copy of ${manifest.id} under another name`);
+      backups.push({ address, manifest, hold: await readHold(destination, address, signal) });
+    } catch (error) {
+      signal.throwIfAborted();
+      console.error(`${address.type}/${address.source}/${address.id}: ${describeError(error)}`);
+    }
   }
   return backups.sort((one, other) => (one.manifest.started_at < other.manifest.started_at ? 1 : -1));
 }
 
+const isOwn = ({ type, source, id }: BackupAddress, manifest: BackupManifest): boolean =>
+  type === manifest.type &&
+  source === sourceSlug(manifest.source) &&
+  id.startsWith(`${manifest.id}-`) &&
+  /^\d+$/.test(id.slice(manifest.id.length + 1));
+
+async function backupAt(context: Pick<Context, 'destination' | 'signal'>, id: string): Promise<Listed> {
+  const found = (await listed(context)).find(({ manifest }) => manifest.id === id);
+  if (!found) throw refused(`there is no backup ${id} at ${context.destination.url}`);
+  return found;
+}
+
 async function list(context: Context): Promise<void> {
   const backups = await listed(context);
-  for (const { manifest } of backups) {
+  for (const { manifest, hold } of backups) {
     const { id, type, source, size, content } = manifest;
     const encrypted = content.recipients.length > 0 ? '  encrypted' : '';
-    say(`${id}  ${type}  ${source}  ${(size / 1_000_000).toFixed(1)} MB${encrypted}`);
+    say(
+      `${id}  ${type}  ${source}  ${(size / 1_000_000).toFixed(1)} MB${encrypted}${hold === null ? '' : `  on hold: ${hold}`}`,
+    );
   }
   say(`${backups.length} backups at ${context.destination.url}`);
 }
@@ -56,9 +79,7 @@ async function restore(
   { backup, target, overwrite }: Extract<RestoreCommand, { name: 'restore' }>,
 ): Promise<void> {
   const { config, settings, destination, signal } = context;
-  const found = (await listed(context)).find(({ manifest }) => manifest.id === backup);
-  if (!found) throw refused(`there is no backup ${backup} at ${destination.url}`);
-  const { address, manifest } = found;
+  const { address, manifest } = await backupAt(context, backup);
   const order = { destination, address, content: manifest.content, settings };
   if ('globals' in target) {
     await restoreFile(order, { name: 'globals', file: path.resolve(target.globals), overwrite }, signal);
@@ -93,23 +114,42 @@ async function onDatabase(
 
 /** Rows that are there stay as they are, also those of backups that retention removes just now. */
 async function writeCatalogue(context: Context): Promise<void> {
+  const { url } = context.destination;
   const backups = await listed(context);
+  let written = 0;
   await onDatabase(context, async (client) => {
-    for (const { address, manifest } of backups) await recordVerified(client, manifest, address);
+    for (const { address, manifest, hold } of backups) {
+      // Where it was found, which may be a copy of where it was made.
+      const isNew = await recordFound(client, { ...manifest, destination: url }, address, hold);
+      if (isNew) written += 1;
+      else console.error(`${manifest.id}: its key belongs to another backup of the catalogue`);
+    }
   });
-  say(`${backups.length} backups of ${context.destination.url} are in the catalogue`);
+  say(`${written} backups of ${url} are in the catalogue`);
 }
 
 async function showRetention(context: Context): Promise<void> {
-  const { retention } = context.config.backups;
+  const { config, settings, signal } = context;
+  const { retention } = config.backups;
   if (!retention) return say('SA01_BACKUP_RETENTION is all: nothing is ever removed');
   await onDatabase(context, async (client) => {
     for (const group of await readGroups(client)) {
       say(`${group.type} ${group.source} at ${group.destination}`);
-      for (const { id, keep, reasons } of decideRetention(await readRuns(client, group), retention))
+      const runs = await readRuns(client, group);
+      const verified = runs.filter(({ state }) => state === 'verified');
+      const found = await readHolds(await openDestination(group.destination, settings), verified, signal);
+      for (const { id } of verified) if (!found.has(id)) say(`  is gone  ${id}`);
+      for (const { id, keep, reasons } of decideRetention(asFound(runs, found), retention))
         say(`  ${keep ? 'keeps  ' : 'removes'}  ${id}  ${reasons.join(', ')}`);
     }
   });
+}
+
+/** First where it lies, which outlasts the catalogue. Where retention was quicker, the row says so. */
+async function hold(context: Context, id: string, why: string | null): Promise<void> {
+  const { address } = await backupAt(context, id);
+  await writeHold(context.destination, address, why, context.signal);
+  await onDatabase(context, (client) => setHold(client, id, why));
 }
 
 async function run(command: RestoreCommand, context: Context): Promise<void> {
@@ -123,9 +163,9 @@ async function run(command: RestoreCommand, context: Context): Promise<void> {
     case 'retention':
       return showRetention(context);
     case 'hold':
-      return onDatabase(context, (client) => setHold(client, command.backup, command.why));
+      return hold(context, command.backup, command.why);
     case 'release':
-      return onDatabase(context, (client) => setHold(client, command.backup, null));
+      return hold(context, command.backup, null);
   }
 }
 

@@ -1,18 +1,21 @@
-import { setTimeout as delay } from 'node:timers/promises';
-import { activityInfo, cancellationSignal, log } from '@temporalio/activity';
+import { ApplicationFailure, activityInfo, cancellationSignal, log } from '@temporalio/activity';
 import type { Client } from '@temporalio/client';
 import type pg from 'pg';
+import { commitManifest } from '../backups/commit.ts';
+import type { BackupDestination } from '../backups/destination.ts';
+import { readHolds } from '../backups/holds.ts';
 import { makeBackup } from '../backups/make.ts';
 import { sourceSlug } from '../backups/names.ts';
-import { openDestination, openSource } from '../backups/open.ts';
+import { openDestination, openSource, requireApart } from '../backups/open.ts';
 import type { BackupSettings } from '../backups/settings.ts';
 import {
-  assertNewestAttempt,
   attemptsOf,
   type BegunBackup,
   beginBackup,
   beginRemoval,
+  lockNewestAttempt,
   nextAttempt,
+  readRuns,
   recordEnded,
   recordRemoved,
   recordVerified,
@@ -70,13 +73,14 @@ export function createBackupActivities(dependencies: Omit<BackupDependencies, 't
         await openSource(task.type, task.source, settings);
         const wanted = task.destination ?? dependencies.defaultDestination;
         if (!wanted) throw refused('the task names no destination, and SA01_BACKUP_DESTINATION is not set');
-        const { url } = await openDestination(wanted, settings);
+        const destination = await openDestination(wanted, settings);
+        await requireApart(task, destination, settings);
         return beginBackup(pool, {
           id: own.id,
           idempotency_key: own.key,
           type: task.type,
           source: task.source,
-          destination: url,
+          destination: destination.url,
           metadata: task.metadata ?? {},
           started_at: own.startedAt,
         });
@@ -87,25 +91,23 @@ export function createBackupActivities(dependencies: Omit<BackupDependencies, 't
       told(() => commit(dependencies, begun, made, finishedAt)),
 
     /** Removes what retention does not keep of the backup's source and destination, and what killed workers left there. */
-    applyRetention: ({ type, source, destination: url }: BegunBackup) =>
+    applyRetention: (begun: BegunBackup) =>
       told(async () => {
-        if (!retention) return { kept: null, removed: [] };
-        const { decisions, removing } = await beginRemoval(
-          pool,
-          { type, source, destination: url },
-          retention,
-        );
-        const destination = await openDestination(url, settings);
-        const signal = cancellationSignal();
-        for (const { id, address } of removing) {
-          await destination.remove(address, signal);
-          await recordRemoved(pool, id);
-        }
-        for (const stranded of await destination.stranded(Date.now() - STRANDED_AFTER_MS, signal)) {
-          log.info('removes what a killed worker left', { name: stranded.name, since: stranded.since });
-          await stranded.remove(signal);
-        }
-        return { kept: decisions.filter(({ keep }) => keep).length, removed: removing.map(({ id }) => id) };
+        const destination = await openDestination(begun.destination, settings);
+        const done = retention
+          ? await retain(pool, begun, { policy: retention, destination })
+          : { kept: null, removed: [] };
+        await clearStranded(destination);
+        return done;
+      }),
+
+    /** Fails, to be tried again, while the health cycle says that S3 is not worth a try. */
+    untilWorthTrying: (): Promise<void> =>
+      told(async () => {
+        // The gate ends by itself where no health cycle renews it.
+        if (!(await isTierOut(pool, 's3'))) return;
+        const message = 'the health cycle says that S3 is away';
+        throw ApplicationFailure.create({ type: 'backup_failed', message, category: 'BENIGN' });
       }),
 
     /** Clears away what tries have left, and writes how it ended. `begun` null: it never had a row. */
@@ -127,15 +129,17 @@ async function commit(
   { address, content }: MadeBackup,
   finishedAt: string,
 ): Promise<BackupManifest> {
-  await assertNewestAttempt(pool, begun.id, address);
   const destination = await openDestination(begun.destination, settings);
   const manifest = manifestOf(begun, content, finishedAt);
   const plainSize = content.files.reduce((sum, file) => sum + file.plainSize, 0);
   const fault = sizeFault(plainSize, lastGoodSize, begun.metadata.accept_smaller === true);
   if (fault) throw refused(fault);
-  await destination.commit(address, `${JSON.stringify(manifest, null, 2)}\n`, cancellationSignal());
+  const written = { manifest: `${JSON.stringify(manifest, null, 2)}\n`, files: content.files };
   await withClient(pool, (client) =>
     inTransaction(client, async () => {
+      // Whoever ends this backup and clears it away, or begins another try, does so before or after.
+      await lockNewestAttempt(client, begun.id, address);
+      await commitManifest(destination, address, written, cancellationSignal());
       await recordVerified(client, manifest, address);
       const { size, sha256 } = manifest;
       await tell(client, `backup:${begun.id}:completed`, {
@@ -154,10 +158,10 @@ async function end(
   begun: BegunBackup | null,
   { state, error }: EndedBackup,
 ): Promise<void> {
-  if (begun) await clearAttempts({ pool, settings }, begun);
   await withClient(pool, (client) =>
     inTransaction(client, async () => {
-      if (begun) await recordEnded(client, begun.id, state, error);
+      // One that is verified after all is told already.
+      if (begun && !(await recordEnded(client, begun.id, state, error))) return;
       if (state === 'cancelled') return;
       const what = begun ?? {
         ...task,
@@ -171,6 +175,35 @@ async function end(
       });
     }),
   );
+  // Only now: before, one of them could have become the backup.
+  if (begun) await clearAttempts({ pool, settings }, begun);
+}
+
+async function retain(
+  pool: pg.Pool,
+  { type, source, destination: url }: BegunBackup,
+  { policy, destination }: { policy: RetentionPolicy; destination: BackupDestination },
+) {
+  const group = { type, source, destination: url };
+  const signal = cancellationSignal();
+  const verified = (await readRuns(pool, group)).filter(({ state }) => state === 'verified');
+  const found = await readHolds(destination, verified, signal);
+  const gone = verified.map(({ id }) => id).filter((id) => !found.has(id));
+  if (gone.length > 0) log.warn('verified backups are not at their destination any more', { url, gone });
+  const { decisions, removing } = await beginRemoval(pool, group, policy, found);
+  for (const { id, address } of removing) {
+    await destination.remove(address, signal);
+    await recordRemoved(pool, id);
+  }
+  return { kept: decisions.filter(({ keep }) => keep).length, removed: removing.map(({ id }) => id) };
+}
+
+async function clearStranded(destination: BackupDestination): Promise<void> {
+  const signal = cancellationSignal();
+  for (const stranded of await destination.stranded(Date.now() - STRANDED_AFTER_MS, signal)) {
+    log.info('removes what a killed worker left', { name: stranded.name, since: stranded.since });
+    await stranded.remove(signal);
+  }
 }
 
 /** What cannot be removed now goes with what is stranded, after two days. */
@@ -211,7 +244,6 @@ export function createMakeBackupActivities(dependencies: BackupDependencies) {
       const signal = AbortSignal.any([cancellationSignal(), stop]);
       try {
         const onProgress = (progress: BackupProgress) => reporter.accept(progress);
-        await untilWorthTrying(pool, begun.destination, signal, onProgress);
         const attempt = await nextAttempt(pool, begun.id);
         const source = await openSource(begun.type, begun.source, settings);
         const destination = await openDestination(begun.destination, settings);
@@ -227,21 +259,6 @@ export function createMakeBackupActivities(dependencies: BackupDependencies) {
       }
     },
   };
-}
-
-const GATE_POLL_MS = 2_000;
-
-/** No try is spent on an S3 whose canaries fail. The gate ends by itself where no health cycle renews it. */
-async function untilWorthTrying(
-  pool: pg.Pool,
-  destination: string,
-  signal: AbortSignal,
-  onProgress: (progress: BackupProgress) => void,
-): Promise<void> {
-  while (destination.startsWith('s3://') && (await isTierOut(pool, 's3'))) {
-    onProgress({ stage: 'waiting', bytes: 0 });
-    await delay(GATE_POLL_MS, undefined, { signal });
-  }
 }
 
 export type MakeBackupActivities = ReturnType<typeof createMakeBackupActivities>;

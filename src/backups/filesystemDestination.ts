@@ -4,14 +4,19 @@ import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { pathToFileURL } from 'node:url';
 import type { BackupAddress, BackupFile } from '../domain/backupFacts.ts';
+import { isAttemptId } from '../domain/backups.ts';
 import { OrchestratorError } from '../domain/errors.ts';
-import { type BackupDestination, MANIFEST, type StrandedBackup } from './destination.ts';
-import { addressOf, addressPath, directoryWithin, failed, refused } from './names.ts';
+import {
+  type BackupDestination,
+  isOwnFile,
+  MANIFEST,
+  type Note,
+  PARTIAL,
+  type StrandedBackup,
+} from './destination.ts';
+import { addressOf, addressPath, directoryWithin, ofSystem, refused } from './names.ts';
 
-/** Marks a file that is being written. */
-const PARTIAL = '.partial-';
 const READ_BYTES = 256 * 1024;
-const DEFINITE = new Set(['EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EISDIR', 'ELOOP', 'ENAMETOOLONG']);
 
 /**
  * A directory as destination. Files are written under another name, synced and renamed, and so are the directories that
@@ -20,7 +25,7 @@ const DEFINITE = new Set(['EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EISDIR', 'ELOO
 export class FilesystemDestination implements BackupDestination {
   readonly url: string;
   /** A real path; nothing is read or written outside of it. */
-  private readonly root: string;
+  readonly root: string;
 
   constructor(root: string) {
     this.root = root;
@@ -33,7 +38,15 @@ export class FilesystemDestination implements BackupDestination {
     content: Readable,
     signal: AbortSignal,
   ): Promise<void> {
-    await this.put(address, file, (handle) => handle.writeFile(content, { signal }));
+    const wanted = path.join(this.root, addressPath(address));
+    try {
+      await directoryWithin([this.root], wanted, { create: true });
+      await this.put(address, file, (handle) => handle.writeFile(content, { signal }));
+    } catch (error) {
+      // Goes only if it is empty.
+      await rmdir(wanted).catch(() => {});
+      throw error;
+    }
   }
 
   async read(address: BackupAddress, file: BackupFile, signal: AbortSignal): Promise<Readable> {
@@ -43,24 +56,24 @@ export class FilesystemDestination implements BackupDestination {
     });
   }
 
-  async commit(address: BackupAddress, manifest: string, signal: AbortSignal): Promise<void> {
-    const existing = await this.manifest(address, signal);
-    if (existing === manifest) return;
-    if (existing !== undefined) throw refused(`${addressPath(address)} has another manifest already`);
-    await this.put(address, MANIFEST, (handle) => handle.writeFile(manifest));
-    if ((await this.manifest(address, signal)) !== manifest)
-      throw failed('the manifest reads back as something else');
+  size(address: BackupAddress, file: BackupFile): Promise<number | undefined> {
+    const wanted = path.join(this.root, addressPath(address), file);
+    return reading(file, async () => (await stat(wanted).catch(absent))?.size);
   }
 
-  async manifest(address: BackupAddress, signal: AbortSignal): Promise<string | undefined> {
-    const file = path.join(this.root, addressPath(address), MANIFEST);
-    return reading(MANIFEST, () => readFile(file, { encoding: 'utf8', signal }).catch(absent));
+  writeNote(address: BackupAddress, note: Note, text: string): Promise<void> {
+    return this.put(address, note, (handle) => handle.writeFile(text));
   }
 
-  async *list(signal: AbortSignal): AsyncGenerator<{ address: BackupAddress; manifest: string }> {
+  readNote(address: BackupAddress, note: Note, signal: AbortSignal): Promise<string | undefined> {
+    const file = path.join(this.root, addressPath(address), note);
+    return reading(note, () => readFile(file, { encoding: 'utf8', signal }).catch(absent));
+  }
+
+  async *list(signal: AbortSignal): AsyncGenerator<BackupAddress> {
     for await (const address of this.addresses()) {
-      const manifest = await this.manifest(address, signal);
-      if (manifest !== undefined) yield { address, manifest };
+      signal.throwIfAborted();
+      if ((await this.names(address))?.includes(MANIFEST)) yield address;
     }
   }
 
@@ -72,7 +85,9 @@ export class FilesystemDestination implements BackupDestination {
       await rm(path.join(directory, MANIFEST), { force: true });
       await sync(directory);
       signal.throwIfAborted();
-      await rm(directory, { recursive: true, force: true });
+      for (const name of (await this.names(address)) ?? [])
+        if (isOwnFile(name)) await rm(path.join(directory, name), { force: true });
+      await rmdir(directory).catch(notEmpty);
     });
   }
 
@@ -81,8 +96,9 @@ export class FilesystemDestination implements BackupDestination {
     for await (const address of this.addresses()) {
       signal.throwIfAborted();
       const directory = path.join(this.root, addressPath(address));
-      const names = await readdir(directory).catch(absent);
+      const names = await this.names(address);
       if (!names || names.includes(MANIFEST)) continue;
+      if (!isAttemptId(address.id) || !names.every(isOwnFile)) continue;
       const since = await newest([directory, ...names.map((name) => path.join(directory, name))]);
       if (since === undefined || since >= before) continue;
       const remove = (until: AbortSignal) => this.remove(address, until);
@@ -106,22 +122,25 @@ export class FilesystemDestination implements BackupDestination {
     return directoryWithin([this.root], path.join(this.root, addressPath(address)));
   }
 
-  /** Writes a file that is not there under its name until it is durable. */
+  /** What lies in its directory; undefined if that is not there. */
+  private names(address: BackupAddress): Promise<string[] | undefined> {
+    const directory = path.join(this.root, addressPath(address));
+    return reading(directory, () => readdir(directory).catch(absent));
+  }
+
+  /** Writes a file, into a directory that is there; it is not there under its name until it is durable. */
   private async put(
     address: BackupAddress,
     name: string,
     fill: (handle: FileHandle) => Promise<void>,
   ): Promise<void> {
-    const wanted = path.join(this.root, addressPath(address));
     try {
-      const directory = await directoryWithin([this.root], wanted, { create: true });
+      const directory = await this.directory(address);
       const partial = path.join(directory, `${name}${PARTIAL}${randomUUID()}`);
       await writeDurably(partial, fill);
       await rename(partial, path.join(directory, name));
       for (const up of ['.', '..', '../..', '../../..']) await sync(path.join(directory, up));
     } catch (error) {
-      // Goes only if it is empty.
-      await rmdir(wanted).catch(() => {});
       throw told(`${this.url}: ${name} could not be written`, error);
     }
   }
@@ -162,10 +181,7 @@ async function reading<T>(what: string, work: () => Promise<T>): Promise<T> {
 /** What the file system says, as one of our errors. An abort's reason, and what came with the content, stay. */
 function told(what: string, error: unknown): unknown {
   if (error instanceof OrchestratorError || !(error instanceof Error)) return error;
-  const { code } = error as NodeJS.ErrnoException;
-  if (code === undefined || !('syscall' in error)) return error;
-  const message = `${what}: ${error.message}`;
-  return DEFINITE.has(code) ? refused(message, { cause: error }) : failed(message, { cause: error });
+  return 'syscall' in error ? ofSystem(what, error as NodeJS.ErrnoException) : error;
 }
 
 async function newest(files: string[]): Promise<number | undefined> {
@@ -175,10 +191,16 @@ async function newest(files: string[]): Promise<number | undefined> {
 }
 
 async function directoriesIn(directory: string): Promise<string[]> {
-  const entries = await readdir(directory, { withFileTypes: true }).catch(absent);
+  const list = () => readdir(directory, { withFileTypes: true }).catch(absent);
+  const entries = await reading(directory, list);
   return (entries ?? []).filter((entry) => entry.isDirectory()).map(({ name }) => name);
 }
 
 function absent(error: NodeJS.ErrnoException): undefined {
   if (error.code !== 'ENOENT' && error.code !== 'ENOTDIR') throw error;
+}
+
+/** Something else lies there too, which stays. */
+function notEmpty(error: NodeJS.ErrnoException): void {
+  if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error;
 }

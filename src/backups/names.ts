@@ -73,18 +73,25 @@ export async function directoryWithin(
 ): Promise<string> {
   if (!path.isAbsolute(directory) || path.normalize(directory) !== directory)
     throw refused(`${JSON.stringify(directory)} is no absolute path, or not a plain one`);
-  // One that is not there yet is allowed too: a fresh volume has no directory for backups.
-  const allowed = await Promise.all(roots.map((root) => nearestReal(root)));
+  const allowed = await Promise.all(roots.map((root) => realRoot(root, directory)));
   const check = (real: string) => {
-    if (!allowed.some((root) => isWithin(root, real)))
+    if (!allowed.some((root) => root !== undefined && isWithin(root, real)))
       throw refused(`${directory} is not in or below an allowed directory`);
     return real;
   };
-  if (!create) return check(await realpath(directory).catch((error) => missing(directory, error)));
-  check(await nearestReal(directory));
-  await mkdir(directory, { recursive: true, mode: 0o700 }).catch((error) => missing(directory, error));
-  return check(await realpath(directory));
+  if (create) {
+    check(await nearestReal(directory));
+    await mkdir(directory, { recursive: true, mode: 0o700 }).catch((error) => unusable(directory, error));
+  }
+  return check(await realpath(directory).catch((error) => unusable(directory, error)));
 }
+
+/** Undefined for one that is not there: others may be enough, unless `directory` should lie in this one. */
+const realRoot = (root: string, directory: string): Promise<string | undefined> =>
+  realpath(root).catch((error) => (isWithin(root, directory) ? unusable(root, error) : undefined));
+
+/** Whether one of the two is, or lies in, the other. */
+export const overlap = (one: string, other: string): boolean => isWithin(one, other) || isWithin(other, one);
 
 /** The real path that `directory` will have: of the part that exists already, and the rest. */
 async function nearestReal(directory: string): Promise<string> {
@@ -97,6 +104,25 @@ async function nearestReal(directory: string): Promise<string> {
   }
 }
 
-function missing(directory: string, cause: Error): never {
-  throw refused(`${directory} cannot be used: ${cause.message}`, { cause });
+function unusable(directory: string, error: NodeJS.ErrnoException): never {
+  if (error.code === 'ENOENT') throw refused(`${directory} is not there`, { cause: error });
+  throw ofSystem(`${directory} cannot be used`, error);
+}
+
+/** What asking again does not change. */
+const DEFINITE = new Set([
+  'EACCES',
+  'EPERM',
+  'EROFS',
+  'ENOTDIR',
+  'EISDIR',
+  'EEXIST',
+  'ELOOP',
+  'ENAMETOOLONG',
+]);
+
+/** What the file system says, as one of our errors. */
+export function ofSystem(what: string, cause: NodeJS.ErrnoException): OrchestratorError {
+  const definite = DEFINITE.has(cause.code ?? '');
+  return (definite ? refused : failed)(`${what}: ${cause.message}`, { cause });
 }

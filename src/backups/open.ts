@@ -1,11 +1,12 @@
 // From the names in a task to what they stand for; all that is not allowed is refused here, before anything starts.
+import { mkdir, realpath } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import type { BackupType } from '../domain/backupFacts.ts';
 import { DatabaseSource } from './databaseSource.ts';
 import type { BackupDestination } from './destination.ts';
 import { FilesSource } from './filesSource.ts';
 import { FilesystemDestination } from './filesystemDestination.ts';
-import { checkName, directoryWithin, refused } from './names.ts';
+import { checkName, directoryWithin, ofSystem, overlap, refused } from './names.ts';
 import { RedisSource } from './redisSource.ts';
 import { S3Destination } from './s3Destination.ts';
 import type { BackupSettings } from './settings.ts';
@@ -59,6 +60,44 @@ export async function openDestination(url: string, settings: BackupSettings): Pr
   if (!s3?.buckets.includes(parsed.hostname))
     throw refused(`the bucket ${JSON.stringify(parsed.hostname)} is not allowed for backups`);
   return new S3Destination(s3, parsed.hostname, prefixOf(parsed));
+}
+
+/**
+ * Makes the directory of a `file://` destination that is to be there from now on, if all above it is there: what should
+ * lie on a disk that is not mounted is not put in its place.
+ * @throws OrchestratorError backup_refused, backup_failed
+ */
+export async function makeDestination(url: string): Promise<void> {
+  const parsed = new URL(url);
+  if (parsed.protocol !== 'file:') return;
+  const directory = fileOf(parsed);
+  await mkdir(directory, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EEXIST') throw ofSystem(`${directory} cannot be made`, error);
+  });
+}
+
+/**
+ * Refuses a destination that lies in its own source, or around it: each backup would hold those before it. Nor may it be
+ * mixed with the bytes that this service stores or spools.
+ * @throws OrchestratorError backup_refused
+ */
+export async function requireApart(
+  { type, source }: { type: BackupType; source: string },
+  destination: BackupDestination,
+  { tiers, destinations }: Pick<BackupSettings, 'tiers' | 'destinations'>,
+): Promise<void> {
+  const overlapping = (other: string) => refused(`${destination.url} lies in ${other}, or around it`);
+  if (destination instanceof FilesystemDestination) {
+    const others = type === 'files' ? [source] : [];
+    for (const other of [...others, tiers.filesystem, ...(destinations.apart ?? [])])
+      if (other && overlap(await realpath(other).catch(() => other), destination.root))
+        throw overlapping(other);
+  }
+  if (destination instanceof S3Destination && type === 'storage' && source !== 'filesystem') {
+    const read = `${tiers.s3?.bucket}/${source.slice('s3/'.length)}`;
+    const written = `${destination.bucket}/${destination.prefix}`;
+    if (read.startsWith(written) || written.startsWith(read)) throw overlapping(source);
+  }
 }
 
 function storageSource(name: string, { s3, filesystem }: BackupSettings['tiers']): BackupSource {

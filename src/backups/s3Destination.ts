@@ -2,6 +2,7 @@ import type { Readable } from 'node:stream';
 import {
   AbortMultipartUploadCommand,
   DeleteObjectCommand,
+  HeadObjectCommand,
   ListMultipartUploadsCommand,
   type MultipartUpload,
   PutObjectCommand,
@@ -9,8 +10,15 @@ import {
 } from '@aws-sdk/client-s3';
 import { Upload } from '@aws-sdk/lib-storage';
 import type { BackupAddress, BackupFile } from '../domain/backupFacts.ts';
-import { type BackupDestination, MANIFEST, type StrandedBackup } from './destination.ts';
-import { addressOf, addressPath, failed, refused } from './names.ts';
+import { isAttemptId } from '../domain/backups.ts';
+import {
+  type BackupDestination,
+  isOwnFile,
+  MANIFEST,
+  type Note,
+  type StrandedBackup,
+} from './destination.ts';
+import { addressOf, addressPath } from './names.ts';
 import { getObject, isAbsent, listObjects, onS3, type S3Object, s3Client } from './s3.ts';
 import type { S3Access } from './settings.ts';
 
@@ -23,9 +31,9 @@ const CLEAN_UP_WITHIN_MS = 15_000;
 export class S3Destination implements BackupDestination {
   readonly url: string;
   private readonly client: S3Client;
-  private readonly bucket: string;
+  readonly bucket: string;
   /** Empty, or with a slash at its end. */
-  private readonly prefix: string;
+  readonly prefix: string;
 
   constructor(access: S3Access, bucket: string, prefix: string) {
     this.client = s3Client(access);
@@ -68,71 +76,63 @@ export class S3Destination implements BackupDestination {
     return body;
   }
 
-  async commit(address: BackupAddress, manifest: string, signal: AbortSignal): Promise<void> {
-    const existing = await this.manifest(address, signal);
-    if (existing === manifest) return;
-    if (existing !== undefined) throw refused(`${addressPath(address)} has another manifest already`);
-    const put = new PutObjectCommand({
-      ...this.object(address, MANIFEST),
-      Body: manifest,
-      ContentType: 'application/json',
-    });
-    await onS3(`${this.url}: the manifest could not be written`, signal, () =>
-      this.client.send(put, { abortSignal: signal }),
+  size(address: BackupAddress, file: BackupFile, abortSignal: AbortSignal): Promise<number | undefined> {
+    const head = new HeadObjectCommand(this.object(address, file));
+    return onS3(`${this.url}: ${file} could not be looked at`, abortSignal, () =>
+      this.client
+        .send(head, { abortSignal })
+        .then(({ ContentLength }) => ContentLength)
+        .catch(absent),
     );
-    if ((await this.manifest(address, signal)) !== manifest)
-      throw failed('the manifest reads back as something else');
   }
 
-  manifest(address: BackupAddress, signal: AbortSignal): Promise<string | undefined> {
+  async writeNote(address: BackupAddress, note: Note, Body: string, abortSignal: AbortSignal): Promise<void> {
+    const put = new PutObjectCommand({ ...this.object(address, note), Body });
+    await onS3(`${this.url}: ${note} could not be written`, abortSignal, () =>
+      this.client.send(put, { abortSignal }),
+    );
+  }
+
+  readNote(address: BackupAddress, note: Note, signal: AbortSignal): Promise<string | undefined> {
     const get = async () => {
-      const { body } = await getObject(this.client, this.object(address, MANIFEST), signal);
+      const { body } = await getObject(this.client, this.object(address, note), signal);
       return Buffer.concat(await body.toArray()).toString('utf8');
     };
-    return onS3(`${this.url}: the manifest could not be read`, signal, () =>
-      get().catch((error) => {
-        if (!isAbsent(error)) throw error;
-        return undefined;
-      }),
-    );
+    return onS3(`${this.url}: ${note} could not be read`, signal, () => get().catch(absent));
   }
 
-  async *list(signal: AbortSignal): AsyncGenerator<{ address: BackupAddress; manifest: string }> {
-    for await (const object of this.objects(signal)) {
-      if (object.file !== MANIFEST) continue;
-      const manifest = await this.manifest(object.address, signal);
-      if (manifest !== undefined) yield { address: object.address, manifest };
-    }
+  async *list(signal: AbortSignal): AsyncGenerator<BackupAddress> {
+    for await (const { address, file } of this.objects(signal)) if (file === MANIFEST) yield address;
   }
 
   async remove(address: BackupAddress, signal: AbortSignal): Promise<void> {
     const prefix = `${this.prefix}${addressPath(address)}/`;
     await this.delete(`${prefix}${MANIFEST}`, signal);
+    const isOwn = (key = '') => isOwnFile(key.slice(prefix.length));
     for await (const { key } of listObjects(this.client, this.bucket, prefix, signal))
-      await this.delete(key, signal);
-    for (const upload of await this.uploads(prefix, signal)) await this.abandon(upload, signal);
+      if (isOwn(key)) await this.delete(key, signal);
+    for (const upload of await this.uploads(prefix, signal))
+      if (isOwn(upload.Key)) await this.abandon(upload, signal);
   }
 
   async stranded(before: number, signal: AbortSignal): Promise<StrandedBackup[]> {
-    const found = new Map<string, { address: BackupAddress; since: number; whole: boolean }>();
-    for await (const { address, file, modified } of this.objects(signal)) {
+    const found = new Map<string, { address: BackupAddress; since: number; stays: boolean }>();
+    const add = (address: BackupAddress, file: string, at = new Date()) => {
       const name = addressPath(address);
-      const { since, whole } = found.get(name) ?? { since: 0, whole: false };
+      const { since, stays } = found.get(name) ?? { since: 0, stays: !isAttemptId(address.id) };
       found.set(name, {
         address,
-        since: Math.max(since, modified.getTime()),
-        whole: whole || file === MANIFEST,
+        since: Math.max(since, at.getTime()),
+        stays: stays || file === MANIFEST || !isOwnFile(file),
       });
-    }
+    };
+    for await (const { address, file, modified } of this.objects(signal)) add(address, file, modified);
     for (const { Key, Initiated } of await this.uploads(this.prefix, signal)) {
-      const address = this.addressOf(Key ?? '')?.address;
-      if (!address) continue;
-      const name = addressPath(address);
-      const { since, whole } = found.get(name) ?? { since: 0, whole: false };
-      found.set(name, { address, since: Math.max(since, Initiated?.getTime() ?? 0), whole });
+      const of = this.addressOf(Key ?? '');
+      if (of) add(of.address, of.file, Initiated);
     }
     return [...found.values()]
-      .filter(({ since, whole }) => !whole && since < before)
+      .filter(({ since, stays }) => !stays && since < before)
       .map(({ address, since }) => ({
         name: `${this.url}/${addressPath(address)}`,
         since: new Date(since),
@@ -152,7 +152,7 @@ export class S3Destination implements BackupDestination {
   private addressOf(key: string): { address: BackupAddress; file: string } | undefined {
     const [type = '', source = '', id = '', file = '', ...rest] = key.slice(this.prefix.length).split('/');
     const address = addressOf(type, source, id);
-    return address && file !== '' && rest.length === 0 ? { address, file } : undefined;
+    return address && file !== '' ? { address, file: [file, ...rest].join('/') } : undefined;
   }
 
   private object(address: BackupAddress, file: string) {
@@ -194,9 +194,11 @@ export class S3Destination implements BackupDestination {
   private async abandon({ Key, UploadId }: MultipartUpload, signal: AbortSignal): Promise<void> {
     const request = new AbortMultipartUploadCommand({ Bucket: this.bucket, Key, UploadId });
     await onS3(`${this.url}: an upload could not be ended`, signal, () =>
-      this.client.send(request, { abortSignal: signal }).catch((error) => {
-        if (!isAbsent(error)) throw error;
-      }),
+      this.client.send(request, { abortSignal: signal }).catch(absent),
     );
   }
+}
+
+function absent(error: unknown): undefined {
+  if (!isAbsent(error)) throw error;
 }

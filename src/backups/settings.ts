@@ -19,6 +19,8 @@ export interface BackupSettings {
   destinations: {
     /** Backups may lie in or below these directories. */
     roots: string[];
+    /** None of these directories may lie in a destination, or around one. */
+    apart?: string[];
     s3?: S3Access & { buckets: string[] };
   };
   /** Has pg_dump, pg_dumpall and pg_restore; undefined: the PATH has. */

@@ -63,11 +63,11 @@ export function drillInputFaults(input: unknown): string[] {
   return fieldFaults(input, DRILL_FIELDS);
 }
 
-/** One sentence, or none: a key longer than its column, by a workflow's id that a person chose. */
+/** One sentence, or none: of a workflow's id that a person chose. */
 export const keyFaults = (key: string): string[] =>
   key.length > 0 && key.length <= KEY_LENGTH
     ? []
-    : [`the idempotency key must have 1 to ${KEY_LENGTH} characters: got ${key.length}`];
+    : [`the workflow's id must be backup/ and then a key of 1 to ${KEY_LENGTH} characters`];
 
 /** An unknown field is refused: behind a misspelt `destination` a backup would go somewhere else. */
 function fieldFaults(input: Record<string, unknown>, rules: Record<string, Rule>): string[] {

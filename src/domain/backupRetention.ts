@@ -27,6 +27,15 @@ export interface BackupRun {
   hold: string | null;
 }
 
+/**
+ * The runs as their destination has them (`found`: the holds there, by id): a verified one that is not there any more is
+ * no backup, whatever the catalogue says.
+ */
+export const asFound = (runs: BackupRun[], found: ReadonlyMap<string, string | null>): BackupRun[] =>
+  runs
+    .filter(({ id, state }) => state !== 'verified' || found.has(id))
+    .map((run) => ({ ...run, hold: run.hold ?? found.get(run.id) ?? null }));
+
 export interface RetentionDecision {
   id: string;
   keep: boolean;

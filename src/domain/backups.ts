@@ -1,5 +1,5 @@
 // The words of backups: what a task is, what a manifest says, and what the workflows answer.
-import { type BackupAddress, type BackupContent, type BackupType, backupTypes } from './backupFacts.ts';
+import type { BackupAddress, BackupContent, BackupType } from './backupFacts.ts';
 import { isObject } from './consumedRecord.ts';
 import type { BackupMessage } from './topicMessages.ts';
 
@@ -164,9 +164,9 @@ export const backupSummary = ({ type, source }: BackupTask): string =>
   `a verified backup: ${type} ${source}`.slice(0, 200);
 export const DRILL_SUMMARY = 'restores a backup for real, compares it with its manifest, keeps the evidence';
 
-/** The idempotency key in a workflow's id: where a person chose another form, the whole id is it. */
+/** The idempotency key in a workflow's id; empty where it has another form: two workflows would share one key. */
 export const keyOfWorkflow = (workflowId: string): string =>
-  workflowId.startsWith(WORKFLOW_PREFIX) ? workflowId.slice(WORKFLOW_PREFIX.length) : workflowId;
+  workflowId.startsWith(WORKFLOW_PREFIX) ? workflowId.slice(WORKFLOW_PREFIX.length) : '';
 
 /** Dumps run for hours: with a queue of their own they never take the slots of short activities. */
 export const backupTaskQueue = (taskQueue: string): string => `${taskQueue}-backup`;
@@ -177,6 +177,11 @@ export const backupId = (startedAt: string, random: string): string =>
 
 /** Two tries of one backup never write to the same place: the first may be a worker that only seemed dead. */
 export const attemptId = (id: string, attempt: number): string => `${id}-${attempt}`;
+
+const ATTEMPT = /^\d{8}t\d{6}z-[0-9a-f]{8}-[1-9]\d{0,8}$/;
+
+/** Whether only this service can have made a directory of this name. */
+export const isAttemptId = (name: string): boolean => ATTEMPT.test(name);
 
 /** The waits between tries that failed, in seconds: seven tries within two hours. */
 export const RETRY_WAITS_SECONDS = [2, 60, 300, 900, 1_800, 3_600] as const;
@@ -235,28 +240,4 @@ export function manifestOf(
     sha256: content.files.find(({ name }) => name === 'data')?.sha256 ?? '',
     content,
   };
-}
-
-/**
- * What a manifest's text says; undefined if it is none of ours. What a manifest says is not trusted further than its
- * form: a restore compares every byte with it.
- */
-export function parseManifest(text: string): BackupManifest | undefined {
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-  if (!isObject(parsed) || parsed.format !== 1 || !isObject(parsed.content)) return undefined;
-  const { id, idempotency_key, type, source, destination, started_at, finished_at, size, sha256 } = parsed;
-  const texts = [id, idempotency_key, source, destination, sha256];
-  const moments = [started_at, finished_at];
-  const isOne =
-    texts.every((value) => typeof value === 'string') &&
-    moments.every((value) => typeof value === 'string' && !Number.isNaN(Date.parse(value))) &&
-    backupTypes.includes(type as BackupType) &&
-    Number.isSafeInteger(size) &&
-    Array.isArray(parsed.content.files);
-  return isOne ? (parsed as unknown as BackupManifest) : undefined;
 }

@@ -225,7 +225,7 @@ describe('a backup of a database fails clearly and leaves nothing', () => {
 
   test('the backup that was there before is as it was', async () => {
     const address = { type: 'database', source: 'agents', id: good.id } as const;
-    const manifest = JSON.parse((await place.destination.manifest(address, never))!);
+    const manifest = JSON.parse((await place.destination.readNote(address, 'manifest.json', never))!);
     assert.equal(manifest.content.files[0].sha256, good.sha256);
   });
 });

@@ -1,16 +1,19 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { randomBytes, randomUUID } from 'node:crypto';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { access, mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { Readable } from 'node:stream';
 import { describe, test } from 'node:test';
 import { promisify } from 'node:util';
-import { CreateMultipartUploadCommand, PutObjectCommand } from '@aws-sdk/client-s3';
+import { CreateMultipartUploadCommand, HeadObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3';
+import { commitManifest } from '../../src/backups/commit.ts';
 import type { BackupDestination } from '../../src/backups/destination.ts';
+import { readHolds, writeHold } from '../../src/backups/holds.ts';
 import { openDestination } from '../../src/backups/open.ts';
 import { restoreTree } from '../../src/backups/restore.ts';
 import { s3Client } from '../../src/backups/s3.ts';
+import type { BackupFile } from '../../src/domain/backupFacts.ts';
 import { faulty, flipOneBit } from '../support/backupFaults.ts';
 import {
   type BackupPlace,
@@ -28,6 +31,32 @@ const inS3 = async (place: BackupPlace): Promise<BackupDestination> => {
   const bucket = place.settings.destinations.s3!.buckets[0];
   return openDestination(`s3://${bucket}/backups-${randomUUID()}`, place.settings);
 };
+
+/** Lays a file of somebody else's there, long ago. */
+async function lay(place: BackupPlace, { url }: BackupDestination, file: string): Promise<void> {
+  const { protocol, hostname, pathname } = new URL(url);
+  if (protocol === 's3:') {
+    const object = { Bucket: hostname, Key: `${pathname.slice(1)}/${file}`, Body: 'x' };
+    await s3Client(place.settings.destinations.s3!).send(new PutObjectCommand(object));
+  } else {
+    const lying = path.join(pathname, file);
+    await mkdir(path.dirname(lying), { recursive: true });
+    await writeFile(lying, 'x');
+  }
+}
+
+async function lies(place: BackupPlace, { url }: BackupDestination, file: string): Promise<boolean> {
+  const { protocol, hostname, pathname } = new URL(url);
+  const head = new HeadObjectCommand({ Bucket: hostname, Key: `${pathname.slice(1)}/${file}` });
+  const looking =
+    protocol === 's3:'
+      ? s3Client(place.settings.destinations.s3!).send(head)
+      : access(path.join(pathname, file));
+  return looking.then(
+    () => true,
+    () => false,
+  );
+}
 
 const kinds: Record<string, (place: BackupPlace) => Promise<BackupDestination>> = {
   'a directory': async ({ destination }) => destination,
@@ -72,13 +101,86 @@ for (const [kind, open] of Object.entries(kinds)) {
       await using place = await backupPlace();
       const destination = await open(place);
       const address = newAddress('files', '/x');
-      assert.equal(await destination.manifest(address, never), undefined);
+      assert.equal(await destination.readNote(address, 'manifest.json', never), undefined);
       await destination.write(address, 'data', Readable.from([Buffer.from('data')]), never);
       assert.deepEqual(await catalogue(destination), []);
-      await destination.commit(address, '{"a":1}', never);
-      await destination.commit(address, '{"a":1}', never);
-      await assert.rejects(destination.commit(address, '{"a":2}', never), { code: 'backup_refused' });
-      assert.equal(await destination.manifest(address, never), '{"a":1}');
+      const files = [{ name: 'data', size: 4 }] as const;
+      const commit = (manifest: string) => commitManifest(destination, address, { manifest, files }, never);
+      await commit('{"a":1}');
+      await commit('{"a":1}');
+      await assert.rejects(commit('{"a":2}'), { code: 'backup_refused' });
+      assert.equal(await destination.readNote(address, 'manifest.json', never), '{"a":1}');
+      assert.deepEqual(await strandedIn(destination), []);
+    });
+
+    test('a manifest is written only beside all of its files, and does not outlast them', async () => {
+      await using place = await backupPlace();
+      const destination = await open(place);
+      const address = newAddress('files', '/x');
+      const files = [
+        { name: 'data', size: 4 },
+        { name: 'globals', size: 2 },
+      ] as const;
+      const commit = (at = destination) => commitManifest(at, address, { manifest: '{}', files }, never);
+      const put = (file: BackupFile, text: string) =>
+        destination.write(address, file, Readable.from([Buffer.from(text)]), never);
+      const refuses = (message: RegExp) => assert.rejects(commit(), { code: 'backup_refused', message });
+      await refuses(/\/data is not there: somebody removed it, or not all workers share this destination/);
+      await put('data', 'dat');
+      await put('globals', 'go');
+      await refuses(/\/data has 3 bytes instead of 4/);
+      assert.deepEqual(await catalogue(destination), []);
+      await put('data', 'data');
+      const losing = Object.assign(Object.create(destination) as BackupDestination, {
+        writeNote: (async (...note) => {
+          await destination.writeNote(...note);
+          // As somebody does who is about to remove all of it.
+          await put('globals', '');
+        }) as BackupDestination['writeNote'],
+      });
+      await assert.rejects(commit(losing), { code: 'backup_refused' });
+      assert.deepEqual(await catalogue(destination), []);
+    });
+
+    test('what is not of its own making is neither stranded nor removed', async () => {
+      await using place = await backupPlace();
+      const destination = await open(place);
+      const others = ['files/a/b', `storage/uploads/ab`, 'database/core/20260101t000000z-0000000z-1'];
+      const names = ['data', 'c', 'f'.repeat(64), 'data.partial-1', 'below/data'];
+      const mixed = newAddress('files', '/mixed');
+      const foreign = [
+        ...others.flatMap((directory) => names.map((name) => `${directory}/${name}`)),
+        `files/${mixed.source}/${mixed.id}/notes.txt`,
+      ];
+      for (const file of foreign) await lay(place, destination, file);
+      await destination.write(mixed, 'data', Readable.from([Buffer.from('data')]), never);
+      assert.deepEqual(await strandedIn(destination), []);
+      await destination.remove(mixed, never);
+      await destination.remove({ type: 'files', source: 'a', id: 'b' }, never);
+      for (const file of foreign.filter((name) => name !== 'files/a/b/data'))
+        assert.ok(await lies(place, destination, file), file);
+      assert.equal(await destination.size(mixed, 'data', never), undefined);
+    });
+
+    test('a hold lies beside its backup, and goes with it', async () => {
+      await using place = await backupPlace();
+      const destination = await open(place);
+      const [one, other] = [newAddress('files', '/one'), newAddress('files', '/other')];
+      for (const address of [one, other])
+        await destination.write(address, 'data', Readable.from([Buffer.from('data')]), never);
+      await destination.writeNote(one, 'manifest.json', '{}', never);
+      await writeHold(destination, one, 'an audit', never);
+      const backups = [
+        { id: 'one', address: one },
+        { id: 'without a manifest', address: other },
+        { id: 'without an address', address: null },
+      ];
+      const holds = async () => [...(await readHolds(destination, backups, never))];
+      assert.deepEqual(await holds(), [['one', 'an audit']]);
+      await writeHold(destination, one, null, never);
+      assert.deepEqual(await holds(), [['one', null]]);
+      for (const address of [one, other]) await destination.remove(address, never);
+      assert.deepEqual(await holds(), []);
       assert.deepEqual(await strandedIn(destination), []);
     });
 
@@ -115,7 +217,7 @@ for (const [kind, open] of Object.entries(kinds)) {
       const whole = newAddress('files', '/whole');
       for (const address of [left, whole])
         await destination.write(address, 'data', Readable.from([Buffer.from('data')]), never);
-      await destination.commit(whole, '{}', never);
+      await destination.writeNote(whole, 'manifest.json', '{}', never);
       assert.deepEqual(await destination.stranded(Date.now() - 3_600_000, never), []);
       const stranded = await strandedIn(destination);
       assert.equal(stranded.length, 1);

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { mkdir, readdir, symlink } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
-import { addressPath, sourceSlug } from '../../src/backups/names.ts';
-import { openDestination, openSource } from '../../src/backups/open.ts';
+import { addressPath, ofSystem, sourceSlug } from '../../src/backups/names.ts';
+import { makeDestination, openDestination, openSource, requireApart } from '../../src/backups/open.ts';
 import { connectionEnv } from '../../src/backups/programs.ts';
 import type { BackupType } from '../../src/domain/backupFacts.ts';
 import { backupPlace } from '../support/backups.ts';
@@ -72,10 +72,15 @@ test('a destination is refused unless it is an allowed directory or bucket', asy
   assert.equal((await openDestination(`s3://${bucket}/a/b/`, place.settings)).url, `s3://${bucket}/a/b`);
 });
 
-test('an allowed directory that is not there yet is made, and a link in its place is not followed', async () => {
+test('the own directory is made where only it is missing, and a link in its place is not followed', async () => {
   await using place = await backupPlace();
   const fresh = path.join(place.directory, 'fresh', 'volume');
   const settings = { ...place.settings, destinations: { roots: [fresh] } };
+  const isMissing = { code: 'backup_refused', message: `${fresh} is not there` };
+  await assert.rejects(openDestination(`file://${fresh}/below`, settings), isMissing);
+  await assert.rejects(makeDestination(`file://${fresh}`), 'above it something is missing, a mount perhaps');
+  await mkdir(path.dirname(fresh));
+  for (const _ of ['made', 'there']) await makeDestination(`file://${fresh}`);
   const destination = await openDestination(`file://${fresh}/below`, settings);
   assert.equal(destination.url, `file://${fresh}/below`);
   assert.deepEqual(await readdir(fresh), ['below']);
@@ -120,4 +125,43 @@ test('what pg_dump connects to is in its environment, decoded', () => {
     PGDATABASE: "na'me",
     PGSSLMODE: 'require',
   });
+});
+
+test('what a file system says is final only where asking again changes nothing', () => {
+  for (const [code, expected] of [
+    ['ENOSPC', 'backup_failed'],
+    ['EIO', 'backup_failed'],
+    ['ESTALE', 'backup_failed'],
+    ['EACCES', 'backup_refused'],
+  ] as const)
+    assert.equal(ofSystem('/x', Object.assign(new Error(code), { code })).code, expected);
+});
+
+test('a destination in what is backed up, or around it, is refused', async () => {
+  await using place = await backupPlace();
+  const [bucket] = place.settings.destinations.s3!.buckets;
+  const tree = path.join(place.directory, 'backups', 'tree');
+  const spool = path.join(place.directory, 'backups', 'spool');
+  const settings = {
+    ...place.settings,
+    tiers: { ...place.settings.tiers, filesystem: path.join(place.directory, 'backups', 'tier') },
+    destinations: { ...place.settings.destinations, apart: [spool] },
+  };
+  await symlink(tree, path.join(place.directory, 'sources', 'link'));
+  const check = async (type: BackupType, source: string, url: string) =>
+    requireApart({ type, source }, await openDestination(url, settings), settings);
+  const inside = { code: 'backup_refused', message: /lies in .*, or around it/ };
+  for (const url of [`file://${tree}`, `file://${tree}/below`]) {
+    await assert.rejects(check('files', tree, url), inside);
+    await assert.rejects(check('files', path.join(place.directory, 'sources', 'link'), url), inside);
+    await check('files', `${tree}-beside`, url);
+    await check('database', 'agents', url);
+  }
+  await assert.rejects(check('files', `${tree}/below`, `file://${tree}`), inside);
+  for (const own of ['tier', 'spool'])
+    await assert.rejects(check('database', 'agents', `file://${place.directory}/backups/${own}/x`), inside);
+  await assert.rejects(check('database', 'agents', place.destination.url), inside, 'around both');
+  for (const source of ['s3', 's3/', 's3/back', 's3/backups/2026/'])
+    await assert.rejects(check('storage', source, `s3://${bucket}/backups`), inside, source);
+  await check('storage', 's3/uploads/', `s3://${bucket}/backups`);
 });

@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import { judgeBackups } from '../../src/database/backupProbe.ts';
 import {
-  assertNewestAttempt,
   attemptsOf,
   beginBackup,
   beginRemoval,
   findBackup,
+  lockNewestAttempt,
   nextAttempt,
   readBackupTimes,
   recordEnded,
@@ -114,8 +114,52 @@ suite('one key, one backup', () => {
     await recordEnded(client, 'a', 'failed', 'x');
     await assert.rejects(beginBackup(client, other), { code: 'backup_refused' });
     assert.deepEqual(await states(client), { a: 'failed' });
+    await assert.rejects(
+      nextAttempt(client, 'a'),
+      { code: 'backup_refused' },
+      'for a worker that comes late',
+    );
+    await beginBackup(client, newBackup('a'));
     assert.equal(await nextAttempt(client, 'a'), 2);
+    assert.deepEqual(await attemptsOf(client, 'a'), [], 'it runs');
+    await recordEnded(client, 'a', 'cancelled', null);
     assert.deepEqual(await attemptsOf(client, 'a'), ['a-1', 'a-2']);
+  });
+
+  test('one that begins anew is as old as that beginning: retention keeps the newest', async () => {
+    await using database = await outboxDatabase();
+    const { client } = database;
+    const pool = openPool(database.url);
+    await beginBackup(client, newBackup('late', day(1)));
+    await recordEnded(client, 'late', 'failed', 'x');
+    for (const number of [20, 21, 22]) await verified(client, `b${number}`, day(number));
+    const again = await beginBackup(client, { ...newBackup('other', day(31)), idempotency_key: 'key-late' });
+    assert.deepEqual([again.id, again.started_at], ['late', day(31)]);
+    await recordVerified(
+      client,
+      manifest('late', day(31)),
+      addressOf('late', await nextAttempt(client, 'late')),
+    );
+    const found = new Map(['late', 'b20', 'b21', 'b22'].map((id) => [id, null]));
+    const { removing } = await beginRemoval(pool, group, { last: 2 }, found);
+    assert.deepEqual(
+      removing.map(({ id }) => id),
+      ['b20', 'b21'],
+    );
+    await pool.end();
+  });
+
+  test('the key of a backup that was removed gives none', async () => {
+    await using database = await outboxDatabase();
+    const { client } = database;
+    await verified(client, 'a');
+    const again = () => beginBackup(client, { ...newBackup('b', day(9)), idempotency_key: 'key-a' });
+    for (const state of ['removing', 'removed']) {
+      await client.query('UPDATE orchestrator.backup SET state = $1', [state]);
+      await assert.rejects(again(), { code: 'backup_refused', message: /was removed: take another key/ });
+      await assert.rejects(nextAttempt(client, 'a'), { code: 'backup_refused' });
+      assert.deepEqual(await states(client), { a: state });
+    }
   });
 
   test('only the newest try may become the backup', async () => {
@@ -123,10 +167,10 @@ suite('one key, one backup', () => {
     const { client } = database;
     await beginBackup(client, newBackup('a'));
     for (let tries = 0; tries < 2; tries += 1) await nextAttempt(client, 'a');
-    await assert.rejects(assertNewestAttempt(client, 'a', addressOf('a', 1)), { code: 'backup_refused' });
-    await assertNewestAttempt(client, 'a', addressOf('a', 2));
+    await assert.rejects(lockNewestAttempt(client, 'a', addressOf('a', 1)), { code: 'backup_refused' });
+    await lockNewestAttempt(client, 'a', addressOf('a', 2));
     await recordVerified(client, manifest('a'), addressOf('a', 2));
-    await assertNewestAttempt(client, 'a', addressOf('a', 2));
+    await lockNewestAttempt(client, 'a', addressOf('a', 2));
     await recordEnded(client, 'a', 'cancelled', null);
   });
 });
@@ -164,6 +208,7 @@ test('the catalogue is written anew from manifests alone', async () => {
 
 suite('retention', () => {
   const policy = { last: 2, minimum: 1 };
+  const all = new Map(['b1', 'b2', 'b3', 'b4'].map((id) => [id, null]));
 
   test('takes what goes out of what counts at once, and tells again what is still to be removed', async () => {
     await using database = await outboxDatabase();
@@ -171,7 +216,7 @@ suite('retention', () => {
     const pool = openPool(database.url);
     for (const number of [1, 2, 3, 4]) await verified(client, `b${number}`, day(number));
     await setHold(client, 'b1', 'audit');
-    const first = await beginRemoval(pool, group, policy);
+    const first = await beginRemoval(pool, group, policy, all);
     assert.deepEqual(first.removing, [{ id: 'b2', address: addressOf('b2', 1) }]);
     assert.deepEqual(first.decisions.find(({ id }) => id === 'b1')?.reasons, ['on hold: audit']);
     assert.deepEqual(await states(client), {
@@ -182,14 +227,34 @@ suite('retention', () => {
     });
     assert.equal(await findBackup(client, { id: 'b2' }), undefined);
     await assert.rejects(setHold(client, 'b2', 'too late'), { code: 'invalid_input' });
-    assert.deepEqual((await beginRemoval(pool, group, policy)).removing, first.removing, 'as after a kill');
+    assert.deepEqual(
+      (await beginRemoval(pool, group, policy, all)).removing,
+      first.removing,
+      'as after a kill',
+    );
     await recordRemoved(client, 'b2');
-    assert.deepEqual((await beginRemoval(pool, group, policy)).removing, []);
+    assert.deepEqual((await beginRemoval(pool, group, policy, all)).removing, []);
     await setHold(client, 'b1', null);
     assert.deepEqual(
-      (await beginRemoval(pool, group, policy)).removing.map(({ id }) => id),
+      (await beginRemoval(pool, group, policy, all)).removing.map(({ id }) => id),
       ['b1'],
     );
+    await pool.end();
+  });
+
+  test('counts only what is at the destination, and heeds the holds there', async () => {
+    await using database = await outboxDatabase();
+    const { client } = database;
+    const pool = openPool(database.url);
+    for (const number of [1, 2, 3, 4]) await verified(client, `b${number}`, day(number));
+    const there = new Map([
+      ['b1', 'an audit'],
+      ['b2', null],
+      ['b4', null],
+    ]);
+    const { decisions, removing } = await beginRemoval(pool, group, policy, there);
+    assert.deepEqual(removing, [], 'b3 does not stand in for b2');
+    assert.deepEqual(decisions.find(({ id }) => id === 'b1')?.reasons, ['on hold: an audit']);
     await pool.end();
   });
 
@@ -200,9 +265,9 @@ suite('retention', () => {
     for (const number of [1, 2, 3]) await verified(client, `b${number}`, day(number));
     await beginBackup(client, newBackup('bad', day(4)));
     await recordEnded(client, 'bad', 'failed', 'x');
-    assert.deepEqual((await beginRemoval(pool, group, policy)).removing, []);
+    assert.deepEqual((await beginRemoval(pool, group, policy, all)).removing, []);
     assert.deepEqual(
-      (await beginRemoval(pool, { ...group, destination: 'file:///other' }, policy)).decisions,
+      (await beginRemoval(pool, { ...group, destination: 'file:///other' }, policy, all)).decisions,
       [],
     );
     await pool.end();
@@ -239,13 +304,25 @@ test('the times of each source: last success, last end, last restore, the last d
       lastState: 'failed',
       lastError: 'backup_failed: no disk',
       lastRestoredAt: Date.parse(day(3)),
+      lastDrillAt: Date.parse(day(3)),
       lastDrillPassed: true,
       lastDrillError: null,
       size: 500,
       durationSeconds: 0,
     },
   );
-  await recordDrill(client, { ...drill, id: 'd2', endedAt: day(4), passed: false, error: 'drill_failed: x' });
+  const failed = { ...drill, endedAt: day(4), passed: false, error: 'drill_failed: x' };
+  await recordDrill(client, { ...failed, id: 'elsewhere', destination: 's3://bucket/x' });
+  await recordDrill(client, {
+    ...failed,
+    id: 'mistyped',
+    backup: 'x',
+    type: null,
+    source: null,
+    destination: null,
+  });
+  assert.equal((await readBackupTimes(client))[0]!.lastDrillPassed, true);
+  await recordDrill(client, { ...failed, id: 'd2', backup: null, type: null, destination: null });
   const [after] = await readBackupTimes(client);
   assert.deepEqual(
     [after!.lastDrillPassed, after!.lastDrillError, after!.lastRestoredAt],

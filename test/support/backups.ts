@@ -3,12 +3,14 @@ import { mkdir, mkdtemp, realpath, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { commitManifest } from '../../src/backups/commit.ts';
 import type { BackupDestination } from '../../src/backups/destination.ts';
 import { makeBackup } from '../../src/backups/make.ts';
 import { openDestination, openSource, sourceSlug } from '../../src/backups/open.ts';
 import type { BackupSettings } from '../../src/backups/settings.ts';
 import { countRows, holdSnapshot, isEmptyDatabase } from '../../src/database/backupSnapshot.ts';
 import type { BackupAddress, BackupContent, BackupType } from '../../src/domain/backupFacts.ts';
+import { attemptId, backupId } from '../../src/domain/backups.ts';
 import { postgresClients } from '../../stack/postgresClients.ts';
 import { testStack } from './stack.ts';
 
@@ -58,7 +60,7 @@ export async function backupPlace(changes: Partial<BackupSettings> = {}): Promis
 export const newAddress = (type: BackupType, name: string): BackupAddress => ({
   type,
   source: sourceSlug(name),
-  id: randomUUID(),
+  id: attemptId(backupId(new Date().toISOString(), randomUUID()), 1),
 });
 
 export interface Made {
@@ -86,14 +88,15 @@ export async function backUp(
   const source = await openSource(type, name, settings);
   const order = { source, destination, address, settings };
   const content = await makeBackup(order, { signal, ...(onProgress && { onProgress }) });
-  await destination.commit(address, JSON.stringify({ address, content }), signal);
+  const written = { manifest: JSON.stringify({ address, content }), files: content.files };
+  await commitManifest(destination, address, written, signal);
   return { address, content };
 }
 
 /** What is in a destination, by its manifests. */
 export async function catalogue(destination: BackupDestination): Promise<string[]> {
   const ids: string[] = [];
-  for await (const { address } of destination.list(never)) ids.push(address.id);
+  for await (const { id } of destination.list(never)) ids.push(id);
   return ids.sort();
 }
 
