@@ -22,7 +22,9 @@ export interface BackupTimes {
   lastError: string | null;
   /** When a backup of it was last restored by a drill that passed. */
   lastRestoredAt: number | null;
-  /** Of the newest drill: false if it failed, null if there was none. */
+  /** When the newest drill of it ended; null: there was none. */
+  lastDrillAt: number | null;
+  /** Of that one: false if it failed. */
   lastDrillPassed: boolean | null;
   lastDrillError: string | null;
   /** Of the newest verified one. */
@@ -56,7 +58,7 @@ export function freshnessFaults(
     if (lastState === 'failed' && hoursSince(lastEndedAt ?? now) <= maxAgeHours)
       faults.push(`the last backup of ${source} to ${destination} failed: ${lastError}`);
   // A drill takes the newest backup, wherever that is.
-  const [drilled] = all;
+  const [drilled] = all.toSorted((one, other) => (other.lastDrillAt ?? 0) - (one.lastDrillAt ?? 0));
   if (drilled?.lastDrillPassed === false)
     faults.push(`the last restore drill of ${source} failed: ${drilled.lastDrillError}`);
   return faults;

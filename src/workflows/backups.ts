@@ -37,9 +37,18 @@ const { beginBackup, commitBackup, applyRetention, endBackup } = proxyActivities
   retry: { maximumAttempts: 1 },
 });
 
+/** Of one that retries Temporal keeps no history, however long the destination is away. */
+const { untilWorthTrying } = proxyActivities<BackupActivities>({
+  startToCloseTimeout: '1 minute',
+  retry: { initialInterval: '15 seconds', backoffCoefficient: 1 },
+});
+
+/** A backup that still cleans up holds back the next one of its Schedule. */
+const RETENTION_WITHIN = '1 hour';
+
 /**
  * Makes one verified backup, and then lets retention remove what it does not keep. The idempotency key is the workflow's
- * id without `backup/`: a key whose backup is verified already gives that one.
+ * id after `backup/`: a key whose backup is verified already gives that one.
  *
  *   begin ─▶ make and verify ─▶ manifest, row, event ─▶ retention
  *              │    ▲                     (from here on no cancel counts)
@@ -139,15 +148,23 @@ class Backup {
       this.show();
     };
     try {
-      const retained = await untilDone(() => applyRetention(begun), fails);
+      const retained = await CancellationScope.withTimeout(RETENTION_WITHIN, () =>
+        untilDone(() => applyRetention(begun), fails),
+      );
       this.status = { ...this.status, retention: { ...retained, last_error: null } };
       this.show();
     } catch (error) {
-      fails(describeFailure(error));
+      // At the end of its time the last failure stands; the next backup goes on with it.
+      if (!isCancellation(error)) fails(describeFailure(error));
     }
   }
 
-  private tryOnce(begun: Parameters<MakeBackupActivities['makeBackup']>[0]) {
+  private async tryOnce(begun: Parameters<MakeBackupActivities['makeBackup']>[0]) {
+    if (begun.destination.startsWith('s3://')) {
+      // Here it takes no slot from those that have something to do.
+      this.advance({ stage: 'waiting', bytes: 0 });
+      await untilWorthTrying();
+    }
     this.status = { ...this.status, attempts: this.status.attempts + 1, progress: null };
     this.become('running');
     return this.makeBackup(begun);

@@ -36,7 +36,7 @@ const { chooseBackup, recordDrill } = proxyActivities<RestoreDrillActivities>({
  * manifest says, and runs the checks that are configured. The evidence is kept; a drill that does not pass fails the workflow, after that is told.
  */
 export async function restoreDrill(input: RestoreDrillInput = {}): Promise<RestoreDrillStatus> {
-  const drill = new Drill();
+  const drill = new Drill(input);
   setHandler(drillStatusQuery, () => drill.status, {
     description: 'which backup is restored, what was found, the last error',
   });
@@ -46,7 +46,7 @@ export async function restoreDrill(input: RestoreDrillInput = {}): Promise<Resto
   try {
     const faults = drillInputFaults(input);
     if (faults.length > 0) throw ApplicationFailure.nonRetryable(faults.join('; '), 'invalid_input');
-    await drill.run(input);
+    await drill.run();
     return drill.status;
   } catch (error) {
     await drill.end(error);
@@ -65,11 +65,13 @@ class Drill {
     since: new Date().toISOString(),
   };
   private readonly startedAt = this.status.since;
+  private readonly input: RestoreDrillInput;
   private backup: CataloguedBackup | null = null;
   private recorded = false;
   private readonly drillBackup: DrillActivities['drillBackup'];
 
-  constructor() {
+  constructor(input: RestoreDrillInput) {
+    this.input = input;
     ({ drillBackup: this.drillBackup } = proxyActivities<DrillActivities>({
       taskQueue: backupTaskQueue(workflowInfo().taskQueue),
       startToCloseTimeout: '24 hours',
@@ -80,9 +82,9 @@ class Drill {
     }));
   }
 
-  async run(input: RestoreDrillInput): Promise<void> {
+  async run(): Promise<void> {
     const backup = await untilDone(
-      () => chooseBackup(input),
+      () => chooseBackup(this.input),
       (error) => this.tell(error),
     );
     this.backup = backup;
@@ -120,8 +122,9 @@ class Drill {
     const record = {
       id: workflowInfo().runId,
       backup: this.backup?.id ?? null,
-      type: this.backup?.type ?? null,
-      source: this.backup?.source ?? null,
+      // Where none was found: what was asked for.
+      type: this.backup?.type ?? (this.input.backup || this.input.source ? null : 'database'),
+      source: this.backup?.source ?? this.input.source ?? null,
       destination: this.backup?.destination ?? null,
       startedAt: this.startedAt,
       endedAt: new Date().toISOString(),

@@ -3,6 +3,7 @@ import { suite, test } from 'node:test';
 import fc from 'fast-check';
 import { freshnessFaults, sizeFault } from '../../src/domain/backupFreshness.ts';
 import { backupTaskFaults, drillInputFaults, keyFaults } from '../../src/domain/backupInput.ts';
+import { parseManifest } from '../../src/domain/backupManifest.ts';
 import { parseRetention } from '../../src/domain/backupRetention.ts';
 import {
   attemptId,
@@ -11,7 +12,6 @@ import {
   compareRows,
   keyOfWorkflow,
   manifestOf,
-  parseManifest,
 } from '../../src/domain/backups.ts';
 
 suite('a task', () => {
@@ -79,7 +79,7 @@ suite('a task', () => {
 
 test('the key is the workflow id without its prefix, and fits its column', () => {
   assert.equal(keyOfWorkflow('backup/backup:database:core:1'), 'backup:database:core:1');
-  assert.equal(keyOfWorkflow('by-hand'), 'by-hand');
+  assert.equal(keyOfWorkflow('by-hand'), '', 'or it would share a key with backup/by-hand');
   assert.deepEqual(
     [keyFaults('x'.repeat(255)), keyFaults('x'.repeat(256)).length, keyFaults('').length],
     [[], 1, 1],
@@ -138,6 +138,19 @@ suite('a manifest', () => {
   }))
     test(`with another ${name} is none`, () =>
       assert.equal(parseManifest(JSON.stringify({ ...manifest, [name]: change })), undefined));
+  for (const [name, change] of Object.entries({
+    files: ['data'],
+    versions: undefined,
+    notes: [1],
+    compression: 'rar',
+    recipients: undefined,
+    rows: { a: 'many' },
+    entries: -1,
+  }))
+    test(`with other ${name} in its content is none`, () => {
+      const content = { ...manifest.content, [name]: change };
+      assert.equal(parseManifest(JSON.stringify({ ...manifest, content })), undefined);
+    });
   test('whatever the text is, nothing is thrown', () => {
     fc.assert(fc.property(fc.oneof(fc.string(), fc.json()), (text) => parseManifest(text) === undefined));
   });
@@ -170,6 +183,7 @@ test('freshness: each fault has its sentence', () => {
     lastState: 'failed',
     lastError: 'e',
     lastRestoredAt: null,
+    lastDrillAt: now as number | null,
     lastDrillPassed: false,
     lastDrillError: 'd',
     size: null,
@@ -183,6 +197,9 @@ test('freshness: each fault has its sentence', () => {
   ]);
   const well = { ...times, lastVerifiedAt: now, lastState: 'verified', lastDrillPassed: true };
   assert.deepEqual(faults(well), []);
+  const drilled = { ...well, lastDrillPassed: false, lastDrillAt: now - 2 };
+  assert.deepEqual(faults(drilled, { ...well, lastDrillAt: now - 1 }), [], 'the newest drill, wherever');
+  assert.equal(faults({ ...well, lastDrillAt: now - 3 }, { ...well, lastDrillAt: null }, drilled).length, 1);
   const none = { ...well, lastVerifiedAt: null };
   assert.deepEqual([faults(), faults(none)], [[], []]);
   for (const all of [[], [none]])

@@ -18,7 +18,7 @@ const begun = {
   idempotency_key: 'recorded',
   type: 'database' as const,
   source: 'somaagent_core',
-  destination: 'file:///backups',
+  destination: 's3://bucket/backups',
   metadata: {},
   started_at: '2026-11-23T12:00:00.000Z',
 };
@@ -29,12 +29,13 @@ const failsAt = (calls: number[], type: string, otherwise: () => Promise<unknown
   let call = 0;
   return async () => {
     call += 1;
-    if (calls.includes(call)) throw ApplicationFailure.create({ type, message: 'away' });
+    if (calls.includes(call))
+      throw ApplicationFailure.create({ type, message: 'away', nextRetryDelay: '1ms' });
     return otherwise();
   };
 };
 
-/** Waits for Postgres at each step; a try fails, a worker stops, the third try succeeds and tells how far it is. */
+/** Waits for Postgres at each step, and for S3; a try fails, a worker stops, the third try succeeds and tells how far it is. */
 export function backup(): Scenario {
   let tries = 0;
   const { promise: held, resolve: release } = Promise.withResolvers<void>();
@@ -48,6 +49,7 @@ export function backup(): Scenario {
         lastGoodSize: 90,
         manifest: null,
       })),
+      untilWorthTrying: failsAt([1], 'backup_failed', async () => {}),
       async makeBackup() {
         tries += 1;
         if (tries < 3)
@@ -85,6 +87,7 @@ export function backupCancelled(): Scenario {
     ...backup(),
     activities: {
       beginBackup: async () => ({ ...begun, lastGoodSize: null, manifest: null }),
+      untilWorthTrying: async () => {},
       async makeBackup() {
         tries += 1;
         await beatUntilCancelled();

@@ -130,6 +130,32 @@ test('a key that has its backup already gives that one, and nothing is made or r
   assert.deepEqual(run.calls, ['beginBackup']);
 });
 
+test('while S3 is away it waits where it takes no slot, and its state says so; a cancel ends that', async () => {
+  const inS3 = { ...begun, destination: 's3://bucket/backups' };
+  const steered = (away: () => boolean) => ({
+    beginBackup: () => inS3,
+    untilWorthTrying() {
+      if (away())
+        throw ApplicationFailure.create({ type: 'backup_failed', message: 'no', nextRetryDelay: '50ms' });
+    },
+  });
+  let isAway = true;
+  await using run = await backupWith(steered(() => isAway));
+  await eventually(
+    'three questions',
+    () => run.calls.filter((name) => name === 'untilWorthTrying').length > 2,
+  );
+  const { attempts, progress } = await run.status();
+  assert.deepEqual([attempts, progress?.stage, run.calls.includes('makeBackup')], [0, 'waiting', false]);
+  isAway = false;
+  assert.deepEqual([(await run.handle.result()).state, (await run.status()).attempts], ['verified', 1]);
+
+  await using other = await backupWith(steered(() => true));
+  await eventually('a question', () => other.calls.includes('untilWorthTrying'));
+  await other.handle.cancel();
+  assert.ok((await failureOf(other.handle.result())) instanceof CancelledFailure);
+});
+
 test('a try that failed is told, and another one is made', async () => {
   let tries = 0;
   await using run = await backupWith({
@@ -217,6 +243,23 @@ for (const [step, calls] of [
     const { state, last_error, manifest: none } = await run.status();
     assert.deepEqual([state, last_error, none], ['failed', 'backup_refused: no', null]);
   });
+
+test('retention that has no end is given up after an hour: it would hold back the next backup', async () => {
+  let tries = 0;
+  await using run = await backupWith({
+    applyRetention() {
+      tries += 1;
+      if (tries < 2) fails('backup_failed')();
+      return { kept: 1, removed: [] };
+    },
+  });
+  assert.equal((await run.handle.result()).retention?.last_error, null);
+  const { events } = await run.handle.fetchHistory();
+  const timers = events!.flatMap(({ timerStartedEventAttributes: timer }) =>
+    timer ? Number(timer.startToFireTimeout?.seconds) : [],
+  );
+  assert.deepEqual(timers, [3_600, 1], 'one for all of it, one for the wait between two tries');
+});
 
 test('where retention fails the backup is good all the same', async () => {
   await using run = await backupWith({ applyRetention: fails('backup_refused', true) });
@@ -367,9 +410,15 @@ suite('a drill', () => {
     await using run = await drillWith({ chooseBackup: async () => fails('drill_failed', true)() });
     await failureOf(run.handle.result());
     assert.deepEqual(
-      run.records.map(({ passed, backup: of, error }) => [passed, of, error]),
-      [[false, null, 'drill_failed: no']],
+      run.records.map(({ passed, backup: of, type, source, error }) => [passed, of, type, source, error]),
+      [[false, null, 'database', null, 'drill_failed: no']],
+      'of what it asked for, so that whoever looks at that sees it',
     );
+    await using of = await drillWith({ chooseBackup: async () => fails('drill_failed', true)() }, [
+      { source: 'core' },
+    ]);
+    await failureOf(of.handle.result());
+    assert.deepEqual([of.records[0]?.type, of.records[0]?.source], [null, 'core']);
   });
 
   test('outlasts an outage of Postgres, and tells of it', async () => {
