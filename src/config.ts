@@ -1,7 +1,10 @@
 // The one file that reads the environment. A bad value ends the start with a sentence that names the variable, the
 // value (secrets hidden) and what is expected; what comes out is frozen, so nobody configures anything later.
 
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
+import { overlap } from './backups/names.ts';
 import type { Address } from './configValues.ts';
 import {
   address,
@@ -207,6 +210,15 @@ function missing(values: Values): string[] {
   });
 }
 
+/** Backups are not to lie among bytes that this service stores or spools. */
+function mixed({ SA01_BACKUP_DESTINATION: url, ...others }: z.infer<typeof schema>): string[] {
+  if (!url?.startsWith('file:')) return [];
+  const directory = path.resolve(fileURLToPath(url));
+  return (['SA01_STORAGE_DIR', 'SA01_SPOOL_DIR'] as const)
+    .filter((name) => others[name] && overlap(path.resolve(others[name]), directory))
+    .map((name) => `SA01_BACKUP_DESTINATION is ${shown(url)}: expected a directory beside ${name}.`);
+}
+
 /** Defaults apply, every variable is checked, and all that is wrong is said at once, by a ConfigError. */
 export function readConfig(env: NodeJS.ProcessEnv): Config {
   const values = pick(env);
@@ -224,6 +236,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
       `SA01_S3_ENDPOINT is not set: expected ${expected('SA01_S3_ENDPOINT')}, because SA01_BACKUP_DESTINATION is s3://.`,
     );
   }
+  if (parsed.success) sentences.push(...mixed(parsed.data));
   if (!parsed.success || sentences.length > 0) throw new ConfigError(sentences);
   return deepFreeze(assemble(parsed.data));
 }

@@ -3,6 +3,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { Runtime } from '@temporalio/worker';
 import { type Logger, pino, stdSerializers } from 'pino';
 import { ownDatabase } from './backupSettings.ts';
+import { makeDestination } from './backups/open.ts';
 import { startSingletons } from './client.ts';
 import { type Config, ConfigError, readConfig } from './config.ts';
 import { startConsumers } from './consumers.ts';
@@ -37,6 +38,10 @@ async function main(): Promise<number> {
   });
   const stop = stopSignal(config, logger);
   const monitoring = await Monitoring.start(config, logger);
+  if (config.backupDestination)
+    await makeDestination(config.backupDestination).catch((error: unknown) => {
+      logger.warn({ error: describeError(error) }, 'backups have no place yet');
+    });
   try {
     // Once more for each change of the deployment.
     while (!stop.aborted) {

@@ -129,6 +129,21 @@ test('Good values come out parsed', () => {
   assert.equal(readConfig({ SA01_BACKUP_DESTINATION: 'file:///b' }).backupDestination, 'file:///b');
 });
 
+test('A destination of backups among what is stored or spooled is refused', () => {
+  const env = { SA01_STORAGE_DIR: '/data/storage', SA01_SPOOL_DIR: '/data/spool' };
+  readConfig({ ...env, SA01_BACKUP_DESTINATION: 'file:///data/storage-backups' });
+  readConfig({ ...env, SA01_BACKUP_DESTINATION: 's3://bucket/data', ...s3 });
+  for (const [directory, inTheWay] of [
+    ['/data', /beside SA01_STORAGE_DIR\..*beside SA01_SPOOL_DIR\./s],
+    ['/data/storage', /beside SA01_STORAGE_DIR/],
+    ['/data/spool/../spool/backups/', /beside SA01_SPOOL_DIR/],
+  ] as const)
+    assert.throws(() => readConfig({ ...env, SA01_BACKUP_DESTINATION: `file://${directory}` }), {
+      constructor: ConfigError,
+      message: inTheWay,
+    });
+});
+
 test('An empty string counts as unset', () => {
   const empty = Object.fromEntries(namesRead().map((name) => [name, '']));
   assert.deepEqual(readConfig(empty), readConfig({}));
