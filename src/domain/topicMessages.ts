@@ -152,7 +152,8 @@ const SHAPES: { [Topic in ConsumedTopic]: Shape<TopicMessages[Topic]> } = {
       metadata: (metadata as Fields | null | undefined) ?? {},
       queuedAt: epochMs(queued_at),
     }),
-    idempotencyKey: ({ type, source, queuedAt }) => `backup:${type}:${source}:${Math.floor(queuedAt / 1000)}`,
+    idempotencyKey: ({ type, source, destination, queuedAt }) =>
+      `backup:${type}:${source}:${Math.floor(queuedAt / 1000)}${destination === null ? '' : `:${destination}`}`,
   },
 };
 

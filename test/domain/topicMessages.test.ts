@@ -65,6 +65,11 @@ test('good messages of the three topics, and their keys', () => {
     },
     idempotencyKey: 'backup:database:postgresql:1769860800',
   });
+  const elsewhere = ask('backup.tasks', { ...backup, destination: 's3://other/place' });
+  assert.equal(
+    'ok' in elsewhere && elsewhere.idempotencyKey,
+    'backup:database:postgresql:1769860800:s3://other/place',
+  );
   const inUtc = ask('backup.tasks', { ...backup, queued_at: '2026-01-31T12:00:00' });
   assert.equal('ok' in inUtc && inUtc.idempotencyKey, 'backup:database:postgresql:1769860800');
 });
