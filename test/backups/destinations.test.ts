@@ -151,6 +151,7 @@ for (const [kind, open] of Object.entries(kinds)) {
       const foreign = [
         ...others.flatMap((directory) => names.map((name) => `${directory}/${name}`)),
         `files/${mixed.source}/${mixed.id}/notes.txt`,
+        'redis/agents/the-last-good-one/data',
       ];
       for (const file of foreign) await lay(place, destination, file);
       await destination.write(mixed, 'data', Readable.from([Buffer.from('data')]), never);

@@ -26,6 +26,7 @@ import {
 import type { BackupAddress } from '../../src/domain/backupFacts.ts';
 import { attemptId, type BackupManifest, manifestOf } from '../../src/domain/backups.ts';
 import { outboxDatabase } from '../support/database.ts';
+import { eventually } from '../support/eventually.ts';
 
 const group = { type: 'database', source: 'core', destination: 'file:///backups' } as const;
 const day = (number: number): string => new Date(Date.UTC(2026, 0, number, 3)).toISOString();
@@ -172,6 +173,28 @@ suite('one key, one backup', () => {
     await recordVerified(client, manifest('a'), addressOf('a', 2));
     await lockNewestAttempt(client, 'a', addressOf('a', 2));
     await recordEnded(client, 'a', 'cancelled', null);
+  });
+
+  test('nobody ends it while its try becomes the backup', async () => {
+    await using database = await outboxDatabase();
+    const { client } = database;
+    await beginBackup(client, newBackup('a'));
+    const attempt = await nextAttempt(client, 'a');
+    await client.query('BEGIN');
+    await lockNewestAttempt(client, 'a', addressOf('a', attempt));
+    const pool = openPool(database.url);
+    const ended = recordEnded(pool, 'a', 'failed', 'late');
+    await eventually('it to wait', async () => {
+      const { rows } = await pool.query(
+        `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+      );
+      return rows.length === 1;
+    });
+    await recordVerified(client, manifest('a'), addressOf('a', attempt));
+    await client.query('COMMIT');
+    assert.equal(await ended, false);
+    assert.deepEqual(await states(client), { a: 'verified' });
+    await pool.end();
   });
 });
 
