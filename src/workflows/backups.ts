@@ -154,8 +154,9 @@ class Backup {
       this.status = { ...this.status, retention: { ...retained, last_error: null } };
       this.show();
     } catch (error) {
-      // At the end of its time the last failure stands; the next backup goes on with it.
-      if (!isCancellation(error)) fails(describeFailure(error));
+      // What is left to be removed the next backup removes.
+      const told = this.status.retention?.last_error ?? 'it did not answer';
+      fails(isCancellation(error) ? `given up after ${RETENTION_WITHIN}: ${told}` : describeFailure(error));
     }
   }
 
