@@ -14,8 +14,10 @@ export async function backupWorld() {
   const stack = new AsyncDisposableStack();
   const database = stack.use(await emptyDatabase());
   const namespace = stack.use(await temporalNamespace());
-  const directory = await mkdtemp(path.join(tmpdir(), 'backups-'));
-  stack.defer(() => rm(directory, { recursive: true, force: true }));
+  const parent = await mkdtemp(path.join(tmpdir(), 'backups-'));
+  stack.defer(() => rm(parent, { recursive: true, force: true }));
+  // The worker makes it.
+  const directory = path.join(parent, 'backups');
   const env = {
     SA01_DATABASE_URL: database.url,
     TEMPORAL_NAMESPACE: namespace.name,
