@@ -1,5 +1,7 @@
 // Looks into a backup's content while it passes by: is it what it should be, and is it whole?
 import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { extract } from 'tar-stream';
 import type { BackupFile, BackupType } from '../domain/backupFacts.ts';
@@ -54,22 +56,41 @@ function inspectorFor(options: InspectionOptions): Inspector {
   }
 }
 
-/** pg_restore reads the table of contents, which stands first, and no more than that. */
+/**
+ * pg_restore lists the table of contents, which stands first, and reads no more than that; another one reads all the
+ * data, as a restore does, because a dump that was cut off has the table of contents of a whole one.
+ */
 function archiveInspector({ binDir, signal }: InspectionOptions): Inspector {
-  const running = new RunningProgram({ program: 'pg_restore', args: ['--list'], binDir, signal });
-  const listing = running.text();
-  listing.catch(() => {});
-  const { stdin } = running;
+  const pgRestore = (arg: string) =>
+    new RunningProgram({ program: 'pg_restore', args: [arg], binDir, signal });
+  const listing = pgRestore('--list');
+  const reading = pgRestore('--file=/dev/null');
+  const entries = countEntries(listing.output());
+  const read = drain(reading.output());
+  for (const result of [entries, read]) result.catch(() => {});
   return {
     async add(chunk) {
-      if (stdin.writable && !stdin.write(chunk)) await untilDrained(stdin);
+      for (const { stdin } of [listing, reading])
+        if (stdin.writable && !stdin.write(chunk)) await untilDrained(stdin);
     },
     async end() {
-      stdin.end();
-      const entries = (await listing).split('\n').filter((line) => line !== '' && !line.startsWith(';'));
-      return { entries: entries.length };
+      for (const { stdin } of [listing, reading]) stdin.end();
+      const [counted] = await Promise.all([entries, read]);
+      return { entries: counted };
     },
   };
+}
+
+/** The lines that are neither empty nor a comment. */
+async function countEntries(listing: AsyncIterable<Buffer>): Promise<number> {
+  let entries = 0;
+  for await (const line of createInterface({ input: Readable.from(listing, { objectMode: false }) }))
+    if (line !== '' && !line.startsWith(';')) entries++;
+  return entries;
+}
+
+async function drain(bytes: AsyncIterable<Uint8Array>): Promise<void> {
+  for await (const _ of bytes);
 }
 
 const untilDrained = (stream: NodeJS.EventEmitter): Promise<unknown> => {

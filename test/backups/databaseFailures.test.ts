@@ -191,11 +191,7 @@ describe('a backup of a database fails clearly and leaves nothing', () => {
   });
 
   test('pg_dump is older than the server, which is found out before anything starts', async () => {
-    const pgBinDir = path.join(place.directory, 'old');
-    await mkdir(pgBinDir);
-    await writeFile(path.join(pgBinDir, 'pg_dump'), '#!/bin/sh\necho "pg_dump (PostgreSQL) 12.1"\n', {
-      mode: 0o755,
-    });
+    const pgBinDir = await programs('old', () => ({ pg_dump: 'echo "pg_dump (PostgreSQL) 12.1"' }));
     const expected = { code: 'backup_refused', message: /of version 12\.1 and the server of 16\.4/ };
     await failsWith(expected, {}, { pgBinDir });
   });
@@ -207,21 +203,27 @@ describe('a backup of a database fails clearly and leaves nothing', () => {
       { pgBinDir: '/nowhere' },
     ));
 
-  test('pg_dump says well done after half of it', async () => {
-    const pgBinDir = path.join(place.directory, 'half');
+  /** Programs of a test's own in place of PostgreSQL's; `real` is where those are. */
+  async function programs(name: string, scripts: (real: string) => Record<string, string>): Promise<string> {
+    const pgBinDir = path.join(place.directory, name);
     await mkdir(pgBinDir);
-    const real = await postgresClients();
-    const script = `#!/bin/sh\ncase "$1" in --version) exec ${real}/pg_dump --version;; esac\necho nothing\n`;
-    await writeFile(path.join(pgBinDir, 'pg_dump'), script, { mode: 0o755 });
-    await writeFile(path.join(pgBinDir, 'pg_restore'), `#!/bin/sh\nexec ${real}/pg_restore "$@"\n`, {
-      mode: 0o755,
+    for (const [program, script] of Object.entries(scripts(await postgresClients())))
+      await writeFile(path.join(pgBinDir, program), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+    return pgBinDir;
+  }
+
+  for (const [what, half, message] of [
+    ['half of it', 'head -c 5000000', /pg_restore ended with 1: .*(end of file|could not find block)/],
+    ['nothing of it', 'wc -c', /pg_restore ended with 1: .*not appear to be a valid archive/],
+  ] as const)
+    test(`pg_dump says well done after ${what}`, async () => {
+      const pgBinDir = await programs(`dumps ${what}`, (real) => ({
+        pg_dump: `case "$1" in --version) exec ${real}/pg_dump --version;; esac\n${real}/pg_dump "$@" | ${half}`,
+        pg_dumpall: `exec ${real}/pg_dumpall "$@"`,
+        pg_restore: `exec ${real}/pg_restore "$@"`,
+      }));
+      await failsWith({ code: 'backup_failed', message }, {}, { pgBinDir });
     });
-    const expected = {
-      code: 'backup_failed',
-      message: /pg_restore ended with 1: .*not appear to be a valid archive/,
-    };
-    await failsWith(expected, {}, { pgBinDir });
-  });
 
   test('the backup that was there before is as it was', async () => {
     const address = { type: 'database', source: 'agents', id: good.id } as const;
