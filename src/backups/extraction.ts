@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
-import { chmod, lstat, mkdir, readdir, realpath, rename, rm, symlink, utimes } from 'node:fs/promises';
+import { chmod, lstat, mkdir, readdir, realpath, rename, rm, stat, symlink, utimes } from 'node:fs/promises';
 import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -9,32 +9,65 @@ import { asFailure, failed, isWithin, refused } from './names.ts';
 
 /**
  * Extracts a tar beside `directory` and then gives it that name. What is there already must be empty, unless
- * `overwrite`. Nothing is written outside, whatever the names and links in the archive. Returns its number of entries.
- * @throws OrchestratorError backup_refused
+ * `overwrite`; it goes only when the new tree is in its place. Nothing is written outside, whatever the names and links
+ * in the archive. Returns its number of entries, which must be `expected` if that is known.
+ * @throws OrchestratorError backup_refused, backup_failed
  */
-export async function extractTree(tar: Readable, directory: string, overwrite: boolean): Promise<number> {
-  const target = path.resolve(directory);
-  const existing = await readdir(target).catch((error) => {
-    if (error.code !== 'ENOENT')
-      throw refused(`${target} cannot be used: ${error.message}`, { cause: error });
-    return undefined;
-  });
-  if (existing && existing.length > 0 && !overwrite)
-    throw refused(`${target} is not empty: it is overwritten only if that is asked for`);
+export async function extractTree(
+  tar: Readable,
+  directory: string,
+  { overwrite = false, expected }: { overwrite?: boolean; expected?: number } = {},
+): Promise<number> {
+  const target = await realpath(directory).catch(() => path.resolve(directory));
   const partial = `${target}.partial-${randomUUID()}`;
   try {
+    const isReplaced = await isInTheWay(target, overwrite);
     await mkdir(partial, { recursive: true, mode: 0o700 });
     const entries = await extractInto(tar, await realpath(partial));
-    if (existing) await rename(target, `${partial}-old`);
-    await rename(partial, target);
+    if (expected !== undefined && entries !== expected)
+      throw failed(`the archive has ${entries} entries instead of ${expected}`);
+    if (isReplaced) await exchange(partial, target);
+    else await rename(partial, target);
     return entries;
   } catch (error) {
     throw asFailure(error);
   } finally {
     tar.destroy();
     await rm(partial, { recursive: true, force: true });
-    await rm(`${partial}-old`, { recursive: true, force: true });
   }
+}
+
+/** Whether there is something that has to go. An empty directory has not: a rename replaces it. */
+async function isInTheWay(target: string, overwrite: boolean): Promise<boolean> {
+  const there = await stat(target).catch((error) => {
+    if (error.code !== 'ENOENT') throw unusable(target, error);
+    return undefined;
+  });
+  if (!there) return false;
+  const names = await readdir(target).catch((error) => {
+    throw unusable(target, error);
+  });
+  if (there.dev !== (await stat(path.dirname(target))).dev)
+    throw refused(`${target} is where something is mounted, which cannot be replaced: restore below it`);
+  if (names.length > 0 && !overwrite)
+    throw refused(`${target} is not empty: it is overwritten only if that is asked for`);
+  return names.length > 0;
+}
+
+const unusable = (target: string, cause: Error): Error =>
+  refused(`${target} cannot be used: ${cause.message}`, { cause });
+
+/** Puts the new tree in the place of the old, which is removed after that, or put back. */
+async function exchange(partial: string, target: string): Promise<void> {
+  const old = `${partial}-old`;
+  await rename(target, old);
+  await rename(partial, target).catch(async (cause) => {
+    await rename(old, target).catch(() => {
+      throw failed(`${target} could not be replaced, and what was there is ${old} now`, { cause });
+    });
+    throw cause;
+  });
+  await rm(old, { recursive: true, force: true });
 }
 
 async function extractInto(tar: Readable, root: string): Promise<number> {
@@ -42,21 +75,26 @@ async function extractInto(tar: Readable, root: string): Promise<number> {
   const reading = pipeline(tar, archive as unknown as NodeJS.WritableStream);
   reading.catch(() => {});
   const directories: { file: string; header: Header }[] = [];
+  const links: string[] = [];
   let entries = 0;
   for await (const entry of archive) {
     const { header } = entry;
     const file = await placeFor(root, header.name);
     entries++;
     if (header.type === 'directory') {
+      await requireReal(root, file);
       await mkdir(file, { recursive: true, mode: 0o700 });
       directories.push({ file, header });
-    } else if (header.type === 'symlink') await link(root, file, header.linkname ?? '');
-    else if (header.type === 'file' || header.type === 'contiguous-file')
+    } else if (header.type === 'symlink') {
+      await link(root, file, header.linkname ?? '');
+      links.push(file);
+    } else if (header.type === 'file' || header.type === 'contiguous-file')
       await write(file, header, entry as AsyncIterable<Buffer>);
     else throw refused(`${header.name} is a ${header.type}, which no backup of ours has`);
     entry.resume();
   }
   await reading;
+  for (const file of links) await requireInside(root, file);
   // Last, because a directory may be read-only, and each entry in it changes its time.
   for (const { file, header } of directories.reverse()) await finish(file, header);
   return entries;
@@ -89,6 +127,13 @@ async function link(root: string, file: string, target: string): Promise<void> {
     throw refused(`the archive has a link to ${JSON.stringify(target)}, which leads out of the tree`);
   await rm(file, { force: true });
   await symlink(target, file);
+}
+
+/** By its text a link stayed within the tree; by way of other links it may lead out of it all the same. */
+async function requireInside(root: string, file: string): Promise<void> {
+  const real = await realpath(file).catch(() => root);
+  if (!isWithin(root, real))
+    throw refused(`the archive has a link ${path.relative(root, file)}, which leads out of the tree`);
 }
 
 /** A name that comes again is the same file, read later: it replaces the earlier. */

@@ -9,7 +9,7 @@ import { OrchestratorError } from '../domain/errors.ts';
 import { checked, decryption, Meter } from './coding.ts';
 import type { BackupDestination } from './destination.ts';
 import { extractTree } from './extraction.ts';
-import { asFailure, failed, refused } from './names.ts';
+import { asFailure, refused } from './names.ts';
 import { openPlain } from './plain.ts';
 import { RunningProgram, requireAtLeast, versionOf } from './programs.ts';
 import type { BackupSettings } from './settings.ts';
@@ -85,10 +85,11 @@ export async function restoreTree(
   if (order.address.type !== 'files' && order.address.type !== 'storage')
     throw refused('this is no backup of a directory or of a storage tier');
   await verifyStored(order, 'data', signal);
-  const entries = await extractTree(await openRestored(order, 'data', signal), directory, overwrite);
-  if (order.content.entries !== undefined && entries !== order.content.entries)
-    throw failed(`the archive has ${entries} entries instead of ${order.content.entries}`);
-  return { entries };
+  const tar = await openRestored(order, 'data', signal);
+  const expected = order.content.entries;
+  return {
+    entries: await extractTree(tar, directory, { overwrite, ...(expected !== undefined && { expected }) }),
+  };
 }
 
 /** Restores any file of a backup as it is: a Redis dump, or the roles of a database's server. Errors as above. */

@@ -31,6 +31,7 @@ import {
   newAddress,
   strandedIn,
 } from '../support/backups.ts';
+import { eventually } from '../support/eventually.ts';
 
 const sources = (place: BackupPlace, ...parts: string[]) => path.join(place.directory, 'sources', ...parts);
 
@@ -158,27 +159,80 @@ test('an archive that would write outside of its directory is refused', async ()
     [{ name: 'out', type: 'symlink', linkname: '..' }],
     [{ name: 'out', type: 'symlink', linkname: '/tmp' }],
     [{ name: 'in', type: 'symlink', linkname: 'deeper/deeper' }, { name: 'in/evil' }],
+    // By two links, of which each seems harmless; and through them a mode for what is outside.
+    [
+      { name: 'd/up', type: 'symlink', linkname: '..' },
+      { name: 'x', type: 'symlink', linkname: 'd/up/..' },
+    ],
+    [
+      { name: 'd/up', type: 'symlink', linkname: '..' },
+      { name: 'x', type: 'symlink', linkname: 'd/up/..' },
+      { name: 'x', type: 'directory', mode: 0o777 },
+    ],
+    [
+      { name: 'deeper', type: 'directory' },
+      { name: 'in', type: 'symlink', linkname: 'deeper' },
+      { name: 'in', type: 'directory', mode: 0o777 },
+    ],
     [{ name: 'hard', type: 'link', linkname: '/etc/passwd' }],
     [{ name: 'device', type: 'character-device', devmajor: 1, devminor: 3 }],
   ];
   for (const headers of archives) {
-    const archive = pack();
-    for (const header of headers) {
-      const whole = { ...header, name: header.name! };
-      if (header.type) archive.entry(whole);
-      else archive.entry(whole, 'evil');
-    }
-    archive.finalize();
-    const tar = Readable.from(archive as AsyncIterable<Buffer>);
-    const directory = path.join(place.directory, 'target');
     await assert.rejects(
-      extractTree(tar, directory, false),
+      extractTree(tarOf(headers), path.join(place.directory, 'target')),
       { code: 'backup_refused' },
       JSON.stringify(headers),
     );
     assert.deepEqual((await readdir(place.directory)).sort(), ['backups', 'sources']);
+    assert.equal((await stat(place.directory)).mode & 0o777, 0o700);
   }
 });
+
+function tarOf(headers: Partial<Header>[]): Readable {
+  const archive = pack();
+  for (const header of headers) {
+    const whole = { ...header, name: header.name! };
+    if (header.type) archive.entry(whole);
+    else archive.entry(whole, 'evil');
+  }
+  archive.finalize();
+  return Readable.from(archive as AsyncIterable<Buffer>);
+}
+
+test('a restore that fails at its very end leaves the directory as it was', async () => {
+  await using place = await backupPlace();
+  const directory = path.join(place.directory, 'target');
+  await mkdir(directory);
+  await writeFile(path.join(directory, 'old'), 'old');
+  const asItWas = async () => {
+    assert.deepEqual((await readdir(place.directory)).sort(), ['backups', 'sources', 'target']);
+    assert.deepEqual(await readdir(directory), ['old']);
+  };
+  const two = [{ name: 'one' }, { name: 'other', mtime: new Date(1000) }];
+  await assert.rejects(extractTree(tarOf(two), directory, { overwrite: true, expected: 3 }), {
+    message: /has 2 entries instead of 3/,
+  });
+  await asItWas();
+
+  // Takes the new tree away as soon as it is whole.
+  async function* disturbed(): AsyncGenerator<Buffer> {
+    yield* tarOf(two) as AsyncIterable<Buffer>;
+    const partial = (name: string) => name.startsWith('target.partial-');
+    const made = path.join(place.directory, (await readdir(place.directory)).find(partial)!);
+    await eventually('the last file', async () => (await stat(path.join(made, 'other'))).mtimeMs === 1000);
+    await rm(made, { recursive: true });
+  }
+  const tar = Readable.from(disturbed());
+  await assert.rejects(extractTree(tar, directory, { overwrite: true }), { code: 'backup_failed' });
+  await asItWas();
+});
+
+test('a place where something is mounted is no target', { skip: process.platform !== 'linux' }, () =>
+  assert.rejects(extractTree(tarOf([{ name: 'file' }]), '/proc', { overwrite: true }), {
+    code: 'backup_refused',
+    message: /is where something is mounted/,
+  }),
+);
 
 test('a file, or its directory, that was replaced by a link after it was seen is not opened', async () => {
   await using place = await backupPlace();
