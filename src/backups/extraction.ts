@@ -5,6 +5,7 @@ import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { extract, type Header } from 'tar-stream';
+import { entryParts } from './entryNames.ts';
 import { asFailure, failed, isWithin, refused } from './names.ts';
 
 /**
@@ -102,10 +103,7 @@ async function extractInto(tar: Readable, root: string): Promise<number> {
 
 /** Where an entry goes; its directory is there, and no link leads out of the tree on the way. */
 async function placeFor(root: string, name: string): Promise<string> {
-  const parts = name.replace(/\/+$/, '').split('/');
-  if (name.includes('\0') || parts.some((part) => part === '' || part === '.' || part === '..'))
-    throw refused(`the archive has the name ${JSON.stringify(name)}, which could lead elsewhere`);
-  const file = path.join(root, ...parts);
+  const file = path.join(root, ...entryParts(name));
   const parent = path.dirname(file);
   await requireReal(root, parent);
   await mkdir(parent, { recursive: true, mode: 0o700 });

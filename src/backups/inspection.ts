@@ -5,7 +5,9 @@ import { Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { extract } from 'tar-stream';
 import type { BackupFile, BackupType } from '../domain/backupFacts.ts';
+import { OrchestratorError } from '../domain/errors.ts';
 import type { Stage } from './coding.ts';
+import { entryParts } from './entryNames.ts';
 import { failed } from './names.ts';
 import { RunningProgram } from './programs.ts';
 import { RdbCheck } from './rdb.ts';
@@ -101,13 +103,20 @@ const untilDrained = (stream: NodeJS.EventEmitter): Promise<unknown> => {
     .finally(() => over.abort());
 };
 
-/** Reads the whole archive as a restore would. */
+/** Reads the whole archive as a restore would, which could not make files of all names. */
 function tarInspector(): Inspector {
   const archive = extract();
   let entries = 0;
-  archive.on('entry', (_, content, next) => {
+  archive.on('entry', ({ name }, content, next) => {
     entries++;
+    // What ends the archive ends its content too, and the archive tells it.
+    content.on('error', () => {});
     content.on('end', next).resume();
+    try {
+      entryParts(name);
+    } catch (error) {
+      archive.destroy(error as Error);
+    }
   });
   const ended = finished(archive);
   ended.catch(() => {});
@@ -118,6 +127,7 @@ function tarInspector(): Inspector {
     async end() {
       archive.end(undefined);
       await ended.catch((error) => {
+        if (error instanceof OrchestratorError) throw error;
         throw failed(`the tar cannot be read: ${error.message}`, { cause: error });
       });
       return { entries };

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { S3Client } from '@aws-sdk/client-s3';
 import type { SourceFacts } from '../domain/backupFacts.ts';
+import { EntryNames } from './entryNames.ts';
 import { failed } from './names.ts';
 import { getObject, isAbsent, listObjects, onS3, type S3Object, s3Client } from './s3.ts';
 import type { S3Access } from './settings.ts';
@@ -10,7 +11,7 @@ import { TarWriter } from './tarWriting.ts';
 const MD5_ETAG = /^"?([0-9a-f]{32})"?$/;
 const MAX_NOTES = 20;
 
-/** The objects of a bucket, or of a prefix of one, as a tar with their keys as names. */
+/** The objects of a bucket, or of a prefix of one, as a tar with their keys as names, see EntryNames. */
 export class S3Source implements BackupSource {
   readonly type = 'storage';
   readonly name: string;
@@ -27,22 +28,32 @@ export class S3Source implements BackupSource {
 
   async read(keep: KeepFile, signal: AbortSignal): Promise<SourceFacts> {
     const notes: string[] = [];
+    const names = new EntryNames();
+    let escaped = 0;
     let entries = 0;
     await keep(
       'data',
       TarWriter.stream(async (tar) => {
         for await (const object of listObjects(this.client, this.bucket, this.prefix, signal)) {
-          const gone = await this.add(tar, object, signal);
+          const name = names.of(object.key);
+          const gone = await this.add(tar, name, object, signal);
+          if (name !== object.key) escaped++;
           if (gone && notes.length < MAX_NOTES) notes.push(`${object.key} was deleted before it was read.`);
         }
         entries = tar.entries;
       }),
     );
+    if (escaped > 0) notes.push(`${escaped} keys are no plain paths, and have escapes (%) in their names.`);
     return { versions: {}, entries, notes };
   }
 
   /** Whether the object is gone. One that was replaced is taken as it is now. */
-  private async add(tar: TarWriter, { key, modified }: S3Object, signal: AbortSignal): Promise<boolean> {
+  private async add(
+    tar: TarWriter,
+    name: string,
+    { key, modified }: S3Object,
+    signal: AbortSignal,
+  ): Promise<boolean> {
     const object = { Bucket: this.bucket, Key: key };
     return onS3(`s3://${this.bucket}/${key} cannot be read`, signal, async () => {
       const got = await getObject(this.client, object, signal).catch((error) => {
@@ -50,7 +61,7 @@ export class S3Source implements BackupSource {
         return undefined;
       });
       if (!got) return true;
-      const header = { name: key, size: got.size, mtime: modified, mode: 0o600 };
+      const header = { name, size: got.size, mtime: modified, mode: 0o600 };
       await tar.add(header, verified(key, got));
       return false;
     });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { randomBytes, randomUUID } from 'node:crypto';
-import { access, mkdir, writeFile } from 'node:fs/promises';
+import { access, mkdir, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { Readable } from 'node:stream';
 import { describe, test } from 'node:test';
@@ -253,10 +253,14 @@ test('the objects of a storage tier are backed up, and restored as files', async
     const Body = randomBytes(object * 10_000);
     await client.send(new PutObjectCommand({ Bucket: tier.bucket, Key: `${prefix}${object}/of many`, Body }));
   }
+  const Key = `${prefix}0/folder/`;
+  await client.send(new PutObjectCommand({ Bucket: tier.bucket, Key, Body: '' }));
   const { address, content } = await backUp(place, 'storage', `s3/${prefix}`);
-  assert.equal(content.entries, 25);
+  assert.equal(content.entries, 26);
+  assert.match(content.notes.join(), /^1 keys are no plain paths/);
   const directory = path.join(place.directory, 'restored');
-  assert.deepEqual(await restoreTree({ ...place, address, content }, { directory }, never), { entries: 25 });
+  assert.deepEqual(await restoreTree({ ...place, address, content }, { directory }, never), { entries: 26 });
+  assert.equal((await stat(path.join(directory, prefix, '0/folder%2f'))).size, 0);
   await assert.rejects(backUp(place, 'storage', 'redis'), {
     code: 'backup_refused',
     message: /no storage tier/,

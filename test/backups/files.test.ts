@@ -17,6 +17,7 @@ import { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { type Header, pack } from 'tar-stream';
 import { extractTree } from '../../src/backups/extraction.ts';
+import { inspection } from '../../src/backups/inspection.ts';
 import { makeBackup } from '../../src/backups/make.ts';
 import { openSource } from '../../src/backups/open.ts';
 import { restoreTree } from '../../src/backups/restore.ts';
@@ -198,6 +199,18 @@ function tarOf(headers: Partial<Header>[]): Readable {
   archive.finalize();
   return Readable.from(archive as AsyncIterable<Buffer>);
 }
+
+test('an archive that is cut off, or has a name that no restore could take, is no good backup', async () => {
+  const inspected = (tar: Readable) => {
+    const inspect = inspection({ type: 'storage', file: 'data', binDir: undefined, signal: never }, () => {});
+    return Readable.from(inspect(tar)).toArray();
+  };
+  for (const name of ['../up', '/abs', 'a//b', './a', 'x'.repeat(256)])
+    await assert.rejects(inspected(tarOf([{ name }])), { code: 'backup_refused' }, name);
+  const whole = Buffer.concat(await tarOf([{ name: 'a' }, { name: 'b' }]).toArray());
+  const half = Readable.from([whole.subarray(0, 514)]);
+  await assert.rejects(inspected(half), { code: 'backup_failed', message: /cannot be read/ });
+});
 
 test('a restore that fails at its very end leaves the directory as it was', async () => {
   await using place = await backupPlace();
