@@ -62,6 +62,8 @@ export class RunningProgram {
   private readonly child: Child;
   private readonly run: ProgramRun;
   private said = '';
+  private stopping: NodeJS.Timeout | undefined;
+  private isOver = false;
 
   constructor(run: ProgramRun) {
     this.run = run;
@@ -71,6 +73,8 @@ export class RunningProgram {
     const { PATH, HOME, PGPASSFILE } = process.env;
     this.child = spawn(command, args, {
       stdio: ['pipe', 'pipe', 'pipe'],
+      // A group of its own: it may be a script that waits for the real one.
+      detached: true,
       env: definedOnly({ PATH, HOME, PGPASSFILE, LC_ALL: 'C', TZ: 'UTC', ...(url && connectionEnv(url)) }),
     });
     this.stdin = this.child.stdin;
@@ -100,13 +104,23 @@ export class RunningProgram {
     return text;
   }
 
-  /** Asks it to end, and then makes it. */
+  /** Asks it, and all that it has started, to end, and then makes them. Nobody waits for what they still say. */
   stop(): void {
-    if (this.child.exitCode !== null || this.child.signalCode !== null || this.child.pid === undefined)
-      return;
-    this.child.kill('SIGTERM');
-    const timer = setTimeout(() => this.child.kill('SIGKILL'), KILL_AFTER_MS);
-    this.child.once('close', () => clearTimeout(timer));
+    if (this.stopping || this.isOver || this.child.pid === undefined) return;
+    this.kill('SIGTERM');
+    this.stopping = setTimeout(() => {
+      this.kill('SIGKILL');
+      this.child.stdout.destroy();
+      this.child.stderr.destroy();
+    }, KILL_AFTER_MS);
+  }
+
+  private kill(signal: NodeJS.Signals): void {
+    try {
+      process.kill(-this.child.pid!, signal);
+    } catch {
+      // None of them is there any more.
+    }
   }
 
   private async end(): Promise<void> {
@@ -122,6 +136,8 @@ export class RunningProgram {
       if (isMissing(error)) throw refused(`${program} is not there: set SA01_PG_BIN_DIR`, { cause: error });
       throw error;
     } finally {
+      this.isOver = true;
+      clearTimeout(this.stopping);
       signal.removeEventListener('abort', stop);
     }
   }

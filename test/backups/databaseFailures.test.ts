@@ -1,13 +1,13 @@
 // Each failure is told clearly, leaves nothing behind, and does not touch the backup that was there before.
 import assert from 'node:assert/strict';
-import { mkdir, readdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { generateIdentity, identityToRecipient } from 'age-encryption';
 import type { BackupSettings } from '../../src/backups/settings.ts';
 import { OrchestratorError } from '../../src/domain/errors.ts';
 import { postgresClients } from '../../stack/postgresClients.ts';
-import { childrenRunning, faulty, flipOneBit, keepOnly } from '../support/backupFaults.ts';
+import { childrenRunning, faulty, flipOneBit, isRunning, keepOnly } from '../support/backupFaults.ts';
 import {
   type BackupPlace,
   backUp,
@@ -70,6 +70,15 @@ describe('a backup of a database fails clearly and leaves nothing', () => {
     };
   };
 
+  /** Programs of a test's own in place of PostgreSQL's; `real` is where those are. */
+  async function programs(name: string, scripts: (real: string) => Record<string, string>): Promise<string> {
+    const pgBinDir = path.join(place.directory, name);
+    await mkdir(pgBinDir);
+    for (const [program, script] of Object.entries(scripts(await postgresClients())))
+      await writeFile(path.join(pgBinDir, program), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+    return pgBinDir;
+  }
+
   const withUser = async (user: string, password: string) => {
     const url = Object.assign(new URL(database.url), { username: user, password });
     return { databases: { agents: url.href } };
@@ -115,6 +124,22 @@ describe('a backup of a database fails clearly and leaves nothing', () => {
       cancel.abort(reason);
     });
     return failsWith((error) => error === reason, { signal: cancel.signal, onProgress });
+  });
+
+  test('it is cancelled while a script waits for what it runs in place of pg_dump', async () => {
+    const pidFile = path.join(place.directory, 'pid');
+    const pgBinDir = await programs('wrapped', (real) => ({
+      pg_dump: `case "$1" in --version) exec ${real}/pg_dump --version;; esac
+sleep 1000 & echo $! > ${pidFile}.new; mv ${pidFile}.new ${pidFile}; wait`,
+      pg_restore: `exec ${real}/pg_restore "$@"`,
+    }));
+    const cancel = new AbortController();
+    const reason = new Error('cancelled by a person');
+    const failing = failsWith((error) => error === reason, { signal: cancel.signal }, { pgBinDir });
+    const pid = await eventually('the script', () => readFile(pidFile, 'utf8'));
+    cancel.abort(reason);
+    await failing;
+    await eventually('the end of what it ran', async () => !(await isRunning(Number(pid))));
   });
 
   test('the destination fails while pg_dump hangs', () => {
@@ -202,15 +227,6 @@ describe('a backup of a database fails clearly and leaves nothing', () => {
       {},
       { pgBinDir: '/nowhere' },
     ));
-
-  /** Programs of a test's own in place of PostgreSQL's; `real` is where those are. */
-  async function programs(name: string, scripts: (real: string) => Record<string, string>): Promise<string> {
-    const pgBinDir = path.join(place.directory, name);
-    await mkdir(pgBinDir);
-    for (const [program, script] of Object.entries(scripts(await postgresClients())))
-      await writeFile(path.join(pgBinDir, program), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
-    return pgBinDir;
-  }
 
   for (const [what, half, message] of [
     ['half of it', 'head -c 5000000', /pg_restore ended with 1: .*(end of file|could not find block)/],

@@ -49,3 +49,9 @@ export async function childrenRunning(program: string): Promise<number[]> {
     .filter((match) => match && Number(match[2]) === process.pid && match[3]!.endsWith(program))
     .map((match) => Number(match![1]));
 }
+
+/** Whether there is such a process; one that nobody has taken leave of yet is none any more. */
+export async function isRunning(pid: number): Promise<boolean> {
+  const { stdout } = await promisify(execFile)('ps', ['-A', '-o', 'pid=,stat=']);
+  return new RegExp(`^ *${pid} +[^Z]`, 'm').test(stdout);
+}
