@@ -4,10 +4,11 @@ import type pg from 'pg';
 import { commitManifest } from '../backups/commit.ts';
 import type { BackupDestination } from '../backups/destination.ts';
 import { readHolds } from '../backups/holds.ts';
-import { makeBackup } from '../backups/make.ts';
+import { type MakeOptions, makeBackup } from '../backups/make.ts';
 import { sourceSlug } from '../backups/names.ts';
 import { openDestination, openSource, requireApart } from '../backups/open.ts';
 import type { BackupSettings } from '../backups/settings.ts';
+import { watched } from '../backups/watchdog.ts';
 import {
   attemptsOf,
   type BegunBackup,
@@ -233,32 +234,42 @@ const refused = (message: string): OrchestratorError => new OrchestratorError('b
 
 /** The long one; dumps take as long as they take. */
 export function createMakeBackupActivities(dependencies: BackupDependencies) {
-  const { pool, settings, stop } = dependencies;
   return {
     /**
      * Makes one try of the backup, below a directory of its own, and verifies it there. What earlier tries left goes
-     * first; a try that fails or is cancelled leaves nothing. Its progress goes to the workflow by signal.
+     * first; one that fails, is cancelled, or stands still for 15 minutes leaves nothing. Progress goes to the workflow.
      */
     async makeBackup(begun: BegunBackup): Promise<MadeBackup> {
       const reporter = new ProgressReporter(dependencies.temporal);
-      const signal = AbortSignal.any([cancellationSignal(), stop]);
       try {
-        const onProgress = (progress: BackupProgress) => reporter.accept(progress);
-        const attempt = await nextAttempt(pool, begun.id);
-        const source = await openSource(begun.type, begun.source, settings);
-        const destination = await openDestination(begun.destination, settings);
-        for (let earlier = 1; earlier < attempt; earlier += 1)
-          await destination.remove(addressOf(begun, attemptId(begun.id, earlier)), signal);
-        const address = addressOf(begun, attemptId(begun.id, attempt));
-        const content = await makeBackup({ source, destination, address, settings }, { signal, onProgress });
-        return { address, content };
+        return await watched(AbortSignal.any([cancellationSignal(), dependencies.stop]), (signal, alive) => {
+          const onProgress = (progress: BackupProgress) => {
+            alive();
+            reporter.accept(progress);
+          };
+          return tryOnce(dependencies, begun, { signal, onProgress });
+        });
       } catch (error) {
-        throw ended(error, stop);
+        throw ended(error, dependencies.stop);
       } finally {
         reporter.close();
       }
     },
   };
+}
+
+async function tryOnce(
+  { pool, settings }: Pick<BackupDependencies, 'pool' | 'settings'>,
+  begun: BegunBackup,
+  options: MakeOptions,
+): Promise<MadeBackup> {
+  const attempt = await nextAttempt(pool, begun.id);
+  const source = await openSource(begun.type, begun.source, settings);
+  const destination = await openDestination(begun.destination, settings);
+  for (let earlier = 1; earlier < attempt; earlier += 1)
+    await destination.remove(addressOf(begun, attemptId(begun.id, earlier)), options.signal);
+  const address = addressOf(begun, attemptId(begun.id, attempt));
+  return { address, content: await makeBackup({ source, destination, address, settings }, options) };
 }
 
 export type MakeBackupActivities = ReturnType<typeof createMakeBackupActivities>;

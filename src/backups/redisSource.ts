@@ -8,6 +8,9 @@ import type { BackupSource, KeepFile } from './source.ts';
 
 const DEFINITE = /^(WRONGPASS|NOAUTH|NOPERM|ERR (invalid password|Client sent AUTH|AUTH ))/;
 
+/** It has so long to let us in and to say its version. */
+const ANSWER_MS = 30_000;
+
 /** A Redis as the dump (RDB) that it sends to a replica: all its databases at one moment. */
 export class RedisSource implements BackupSource {
   readonly type = 'redis';
@@ -30,6 +33,7 @@ export class RedisSource implements BackupSource {
     const socket = { reconnectStrategy: false as const, connectTimeout: 10_000, signal };
     const client = createClient({ url: this.url, socket });
     client.on('error', () => {});
+    const cut = setTimeout(() => client.destroy(), ANSWER_MS);
     try {
       await client.connect();
       return /redis_version:(\S+)/.exec(await client.info('server'))?.[1] ?? 'unknown';
@@ -40,6 +44,7 @@ export class RedisSource implements BackupSource {
         ? refused(`Redis refuses the backup: ${said}`, { cause: error })
         : failed(`Redis cannot be reached: ${said}`, { cause: error });
     } finally {
+      clearTimeout(cut);
       client.destroy();
     }
   }

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
-import { mkdir, readdir, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
+import { setInterval } from 'node:timers/promises';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { DefaultLogger } from '@temporalio/worker';
 import {
@@ -16,8 +17,9 @@ import { nextAttempt } from '../../src/database/backups.ts';
 import { openPool } from '../../src/database/postgres.ts';
 import type { RetentionPolicy } from '../../src/domain/backupRetention.ts';
 import type { BackupManifest, BackupTask } from '../../src/domain/backups.ts';
+import { isRunning } from '../support/backupFaults.ts';
 import { backupPlace } from '../support/backups.ts';
-import { outboxDatabase } from '../support/database.ts';
+import { emptyDatabase, outboxDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { temporalNamespace } from '../support/worker.ts';
 
@@ -153,6 +155,36 @@ test('a backup that has ended does not come back', async () => {
   await assert.rejects(on.commit(begun, made), { type: 'backup_refused' });
   await assert.rejects(on.make(begun), { type: 'backup_refused' });
   assert.deepEqual([await on.stateOf(begun), await readdir(on.directory)], ['failed', []]);
+});
+
+test('a try that stands still is given up, and its pg_dump with it', async (context) => {
+  await using on = await backups();
+  await using database = await emptyDatabase();
+  const pgBinDir = path.join(on.place.directory, 'programs');
+  const started = path.join(on.place.directory, 'pid');
+  await mkdir(pgBinDir);
+  const script = `#!/bin/sh
+case "$1" in --version) echo "pg_dump (PostgreSQL) 99.0"; exit;; esac
+echo $$ > ${started}.new; mv ${started}.new ${started}; exec sleep 1000`;
+  await writeFile(path.join(pgBinDir, 'pg_dump'), script, { mode: 0o755 });
+  await writeFile(path.join(pgBinDir, 'pg_restore'), '#!/bin/sh\nexec cat > /dev/null', { mode: 0o755 });
+  Object.assign(on.place.settings, { pgBinDir, databases: { core: database.url } });
+  const own = { id: 'a', key: 'still', startedAt: new Date().toISOString() };
+  const task = { type: 'database', source: 'core' } as const;
+  const begun = (await on.environment.run(on.short.beginBackup, task, own)) as BegunBackup;
+
+  context.mock.timers.enable({ apis: ['setTimeout'] });
+  const made = on.make(begun);
+  for await (const _ of setInterval(50)) if (await stat(started).catch(() => undefined)) break;
+  context.mock.timers.tick(15 * 60_000);
+  await assert.rejects(made, {
+    type: 'backup_failed',
+    nonRetryable: false,
+    message: 'nothing came or went for 15 minutes',
+  });
+  context.mock.timers.reset();
+  const pid = Number(await readFile(started, 'utf8'));
+  await eventually('the end of pg_dump', async () => !(await isRunning(pid)));
 });
 
 test('what earlier tries left is removed before another one begins, and at the end what the last one left', async () => {

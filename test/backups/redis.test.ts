@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import path from 'node:path';
 import { Readable } from 'node:stream';
 import { test } from 'node:test';
@@ -88,4 +90,33 @@ test('a wrong password, and a connection that is lost in the middle, leave no ba
   assert.ok(cut);
   assert.deepEqual(await catalogue(place.destination), []);
   assert.deepEqual(await strandedIn(place.destination), []);
+});
+
+test('a Redis that takes connections and never answers is given up, or cancelled', async (context) => {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  await using place = await backupPlace({ redis: { redis: `redis://127.0.0.1:${port}` } });
+  const asked = async () => {
+    const [socket] = (await once(server, 'connection')) as [Socket];
+    await once(socket, 'data');
+    return socket;
+  };
+  try {
+    const cancel = new AbortController();
+    const reason = new Error('cancelled by a person');
+    const cancelled = backUp(place, 'redis', 'redis', { signal: cancel.signal });
+    const first = await asked();
+    cancel.abort(reason);
+    await assert.rejects(cancelled, (error) => error === reason);
+
+    context.mock.timers.enable({ apis: ['setTimeout'] });
+    const given = backUp(place, 'redis', 'redis');
+    const second = await asked();
+    context.mock.timers.tick(30_000);
+    await assert.rejects(given, { code: 'backup_failed', message: /cannot be reached/ });
+    for (const socket of [first, second]) socket.destroy();
+  } finally {
+    server.close();
+  }
 });
