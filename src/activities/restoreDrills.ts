@@ -1,12 +1,16 @@
 import { createHash } from 'node:crypto';
-import { mkdir, readdir, rm } from 'node:fs/promises';
+import { constants, createReadStream } from 'node:fs';
+import { lstat, mkdir, readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { activityInfo, cancellationSignal, log } from '@temporalio/activity';
 import type { Client } from '@temporalio/client';
 import type pg from 'pg';
+import { DamagedBackup } from '../backups/names.ts';
 import { openDestination } from '../backups/open.ts';
+import { RdbCheck } from '../backups/rdb.ts';
 import { type RestoreOrder, restoreDatabase, restoreFile, restoreTree } from '../backups/restore.ts';
 import type { BackupSettings } from '../backups/settings.ts';
+import { watched } from '../backups/watchdog.ts';
 import { findBackup } from '../database/backups.ts';
 import { runDrillChecks } from '../database/drillChecks.ts';
 import { connect, disconnect, inTransaction, withClient } from '../database/postgres.ts';
@@ -24,6 +28,7 @@ import {
 import {
   type BackupProgress,
   type CataloguedBackup,
+  type CheckOutcome,
   compareRows,
   type DrillCheck,
   type DrillEvidence,
@@ -94,11 +99,19 @@ export function createDrillActivities(dependencies: RestoreDrillDependencies) {
       try {
         reporter.accept({ stage: 'restoring', bytes: 0 });
         const restore = backup.type === 'database' ? drillDatabase : drillDirectory;
-        const onProgress = (progress: BackupProgress) => reporter.accept(progress);
-        const compared = await restore(dependencies, backup, { onProgress, signal });
+        const compared = await watched(signal, (watching, alive) => {
+          const onProgress = (progress: BackupProgress) => {
+            alive(isAllRead(backup, progress) ? AFTERWARDS_MS : undefined);
+            reporter.accept(progress);
+          };
+          return restore(dependencies, backup, { onProgress, signal: watching });
+        });
         return { ...compared, seconds: Math.round((performance.now() - started) / 100) / 10 };
       } catch (error) {
-        throw ended(error, dependencies.stop);
+        // A backup that is damaged is so in each try.
+        const isDamaged = error instanceof DamagedBackup;
+        const reason = isDamaged ? new OrchestratorError('drill_failed', error.message) : error;
+        throw ended(reason, dependencies.stop);
       } finally {
         reporter.close();
       }
@@ -110,6 +123,13 @@ export type DrillActivities = ReturnType<typeof createDrillActivities>;
 
 type Compared = Omit<DrillEvidence, 'seconds'>;
 type Steering = Required<Pick<RestoreOrder, 'onProgress'>> & { signal: AbortSignal };
+
+/** When all is read, indexes are built and rows counted, in silence. */
+const AFTERWARDS_MS = 6 * 3_600_000;
+
+const isAllRead = ({ content }: CataloguedBackup, { stage, bytes }: BackupProgress): boolean =>
+  stage === 'restoring' &&
+  bytes >= (content.files.find(({ name }) => name === 'data')?.size ?? Number.POSITIVE_INFINITY);
 
 /** The same for all tries of one drill, and no other's. */
 function ownHex(): string {
@@ -133,9 +153,9 @@ async function drillDatabase(
   try {
     const destination = await openDestination(backup.destination, settings);
     const { address, content } = backup;
-    // Roles belong to the server: the scratch database does without them.
+    // Roles belong to the server, and nothing shall be replicated: the scratch database does without them.
     const order = { destination, address, content, settings, onProgress };
-    await restoreDatabase(order, { url, withoutOwners: true }, signal);
+    await restoreDatabase(order, { url, withoutOwners: true, withoutReplication: true }, signal);
     const { rows } = content;
     const compared = rows
       ? compareRows(rows, await settings.databaseTools.countRows(url, signal))
@@ -167,7 +187,7 @@ async function drillDirectory(
   { onProgress, signal }: Steering,
 ): Promise<Compared> {
   const own = ownHex();
-  await mkdir(scratchDirectory, { recursive: true, mode: 0o700 });
+  await ownDirectory(scratchDirectory);
   const left = (await readdir(scratchDirectory)).filter((name) => isScratchName(name) && isOver(name, own));
   for (const name of left) await rm(path.join(scratchDirectory, name), { recursive: true, force: true });
   const directory = path.join(scratchDirectory, scratchName(Date.now(), own));
@@ -176,13 +196,36 @@ async function drillDirectory(
     const destination = await openDestination(at, settings);
     const order = { destination, address, content, settings, onProgress };
     if (type === 'redis') {
-      // Its checksums are compared on the way.
-      await restoreFile(order, { file: path.join(directory, 'dump.rdb') }, signal);
-      return { compared: 1, found: 1, differences: [], checks: [] };
+      const file = path.join(directory, 'dump.rdb');
+      await restoreFile(order, { file }, signal);
+      return { compared: 1, found: 1, differences: [], checks: [await checkRdb(file, signal)] };
     }
-    const { entries } = await restoreTree(order, { directory }, signal);
+    // Not to the directory itself: what is unpacked beside it would outlive a killed try.
+    const { entries } = await restoreTree(order, { directory: path.join(directory, 'tree') }, signal);
     return { ...compareRows({ entries: content.entries ?? -1 }, { entries }), checks: [] };
   } finally {
     await rm(directory, { recursive: true, force: true });
+  }
+}
+
+/** Makes the directory, or refuses one that is somebody else's: what is restored there may be secret. */
+async function ownDirectory(directory: string): Promise<void> {
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const { uid, mode } = await lstat(directory);
+  const isOwn = (mode & constants.S_IFMT) === constants.S_IFDIR && uid === process.getuid?.();
+  if (!isOwn || (mode & constants.S_IWOTH) !== 0)
+    throw new OrchestratorError('drill_failed', `${directory} is not this service's own: set SA01_SPOOL_DIR`);
+}
+
+/** Whether the dump is whole. No Redis loads it: there is none to spare. */
+async function checkRdb(file: string, signal: AbortSignal): Promise<CheckOutcome> {
+  const name = 'end and checksum of the dump, which no Redis has loaded,';
+  const check = new RdbCheck();
+  for await (const chunk of createReadStream(file, { signal })) check.add(chunk as Buffer);
+  try {
+    check.end();
+    return { name, passed: true, error: null };
+  } catch (error) {
+    return { name, passed: false, error: `failed: ${describeError(error)}` };
   }
 }

@@ -4,7 +4,7 @@ import type { Duplex } from 'node:stream';
 import { constants, createGunzip, createGzip, createZstdCompress, createZstdDecompress } from 'node:zlib';
 import { Decrypter, Encrypter } from 'age-encryption';
 import type { Compression } from '../domain/backupFacts.ts';
-import { failed, refused } from './names.ts';
+import { DamagedBackup, refused } from './names.ts';
 
 /** Of what (de)compressors give at a time; the default of 16 KiB would be many small writes. */
 const chunkSize = 128 * 1024;
@@ -86,7 +86,7 @@ export function decryption(recipients: string[], identity: string | undefined): 
       yield* await decrypter.decrypt(ReadableStream.from(bytes)).catch((error: Error) => {
         throw /no identity matched/.test(error.message)
           ? refused('the configured identity is none of those that the backup is encrypted to')
-          : failed(`the backup cannot be decrypted: ${error.message}`, { cause: error });
+          : new DamagedBackup(`the backup cannot be decrypted: ${error.message}`, { cause: error });
       });
     },
   ];
@@ -103,7 +103,8 @@ export function checked(what: string, expected: { size: number; sha256: string }
   return async function* (bytes: Bytes) {
     yield* pass(bytes);
     if (meter.size !== expected.size)
-      throw failed(`${what} has ${meter.size} bytes instead of ${expected.size}`);
-    if (meter.sha256() !== expected.sha256) throw failed(`${what} has another SHA-256 than was written`);
+      throw new DamagedBackup(`${what} has ${meter.size} bytes instead of ${expected.size}`);
+    if (meter.sha256() !== expected.sha256)
+      throw new DamagedBackup(`${what} has another SHA-256 than was written`);
   };
 }

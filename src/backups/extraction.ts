@@ -6,7 +6,7 @@ import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { extract, type Header } from 'tar-stream';
 import { entryParts } from './entryNames.ts';
-import { asFailure, failed, isWithin, refused } from './names.ts';
+import { asFailure, DamagedBackup, failed, isWithin, refused } from './names.ts';
 
 /**
  * Extracts a tar beside `directory` and then gives it that name. What is there already must be empty, unless
@@ -26,7 +26,7 @@ export async function extractTree(
     await mkdir(partial, { recursive: true, mode: 0o700 });
     const entries = await extractInto(tar, await realpath(partial));
     if (expected !== undefined && entries !== expected)
-      throw failed(`the archive has ${entries} entries instead of ${expected}`);
+      throw new DamagedBackup(`the archive has ${entries} entries instead of ${expected}`);
     if (isReplaced) await exchange(partial, target);
     else await rename(partial, target);
     return entries;

@@ -14,6 +14,13 @@ export const refused = (message: string, options?: ErrorOptions): OrchestratorEr
 export const failed = (message: string, options?: ErrorOptions): OrchestratorError =>
   new OrchestratorError('backup_failed', message, options);
 
+/** What is stored is not what was written. Another backup may be better; to read this one again is of no use. */
+export class DamagedBackup extends OrchestratorError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('backup_failed', message, options);
+  }
+}
+
 /** What files, sockets and streams throw, as one of our errors; anything else as it is. */
 export function asFailure(error: unknown): unknown {
   const ofSystem = error instanceof Error && !(error instanceof OrchestratorError) && 'code' in error;

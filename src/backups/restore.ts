@@ -34,6 +34,8 @@ export interface DatabaseTarget extends Overwriting {
   url: string;
   /** Leaves out owners and rights, for a role that may not set them: scratch databases. */
   withoutOwners?: boolean;
+  /** Leaves out publications and subscriptions; a database with a subscription cannot be dropped. */
+  withoutReplication?: boolean;
 }
 
 /**
@@ -57,6 +59,7 @@ export async function restoreDatabase(
   const args = ['--exit-on-error', '--single-transaction', '--no-password', intoDatabase(target.url)];
   if (target.overwrite) args.push('--clean', '--if-exists');
   if (target.withoutOwners) args.push('--no-owner', '--no-privileges');
+  if (target.withoutReplication) args.push('--no-publications', '--no-subscriptions');
   const running = new RunningProgram({ program: 'pg_restore', args, url: target.url, binDir, signal });
   const said = running.text();
   said.catch(() => {});

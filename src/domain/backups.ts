@@ -105,7 +105,7 @@ export interface DrillEvidence {
   found: number;
   /** One sentence for each table that is not as the manifest says; at most fifty. */
   differences: string[];
-  /** In the order in which they are configured; of a database only. */
+  /** Of a database those that are configured, in their order; of a Redis that its dump is whole. */
   checks: CheckOutcome[];
   seconds: number;
 }

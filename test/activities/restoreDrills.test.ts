@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, readdir, writeFile } from 'node:fs/promises';
+import { watch } from 'node:fs';
+import { chmod, mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
-import { createScratch, scratchName, scratchNames } from '../../src/database/restoreDrills.ts';
+import { createScratch, isScratchName, scratchName, scratchNames } from '../../src/database/restoreDrills.ts';
 import type { BackupType } from '../../src/domain/backupFacts.ts';
 import type { CataloguedBackup } from '../../src/domain/backups.ts';
+import { ownRedis } from '../support/backupRedis.ts';
 import { backUp, backupPlace } from '../support/backups.ts';
 import { emptyDatabase } from '../support/database.ts';
 import { type DrillTry, drillTry, HANGS, scratchEnd } from '../support/drills.ts';
@@ -36,6 +38,13 @@ async function drills() {
     given,
     ofDatabase: () => backupOf('database', 'core'),
     ofTree: () => backupOf('files', tree),
+    ofRedis: async () => {
+      await using redis = await ownRedis({});
+      place.settings.redis.redis = redis.url;
+      return await backupOf('redis', 'redis');
+    },
+    fileOf: ({ address: { type, source, id } }: CataloguedBackup) =>
+      path.join(place.directory, 'backups', type, source, id, 'data'),
     /** The scratch databases of this drill; other tests have theirs on the same server. */
     scratches: async (runId: string) =>
       (await scratchNames(database.client)).filter((name) => name.endsWith(scratchEnd(runId))),
@@ -132,4 +141,79 @@ test('the same for directories', async () => {
   const { differences, compared } = await drillTry({ ...world.given, runId, backup }).evidence;
   assert.deepEqual([differences, compared], [[], 1]);
   assert.deepEqual((await readdir(world.scratchDirectory)).sort(), [beside, 'somebody-elses'].sort());
+});
+
+test('a backup that was changed where it lies fails its drill at once', async () => {
+  await using world = await drills();
+  for (const backup of [await world.ofDatabase(), await world.ofTree()]) {
+    const bytes = await readFile(world.fileOf(backup));
+    bytes[bytes.length >> 1]! ^= 1;
+    await writeFile(world.fileOf(backup), bytes);
+    await assert.rejects(drillTry({ ...world.given, runId: crypto.randomUUID(), backup }).evidence, {
+      type: 'drill_failed',
+      nonRetryable: true,
+      message: /another SHA-256/,
+    });
+  }
+});
+
+test('a tree is unpacked where the next drill would look for what a killed one left', async () => {
+  await using world = await drills();
+  const seen = new Set<string | null>();
+  const watcher = watch(world.scratchDirectory, (_, name) => void seen.add(name));
+  try {
+    await drillTry({ ...world.given, runId: crypto.randomUUID(), backup: await world.ofTree() }).evidence;
+    await writeFile(path.join(world.scratchDirectory, 'last'), '');
+    await eventually('the last event', () => seen.has('last'));
+    seen.delete('last');
+    assert.ok(seen.size > 0);
+    for (const name of seen) assert.ok(isScratchName(name!), name!);
+  } finally {
+    watcher.close();
+  }
+});
+
+test('nothing is restored to a place where somebody else may write, or that somebody else has put there', async () => {
+  await using world = await drills();
+  const { given, scratchDirectory } = world;
+  const backup = await world.ofTree();
+  const link = `${scratchDirectory}-link`;
+  await symlink(scratchDirectory, link);
+  const refused = async (directory: string) => {
+    const runId = crypto.randomUUID();
+    const { evidence } = drillTry({ ...given, runId, backup, scratchDirectory: directory });
+    await assert.rejects(evidence, { type: 'drill_failed', message: /is not this service's own/ });
+  };
+  await refused(link);
+  await chmod(scratchDirectory, 0o777);
+  await refused(scratchDirectory);
+});
+
+test('of a Redis its dump is looked at, and the evidence says so', async () => {
+  await using world = await drills();
+  const drill = (backup: CataloguedBackup) =>
+    drillTry({ ...world.given, runId: crypto.randomUUID(), backup }).evidence;
+  const { checks } = await drill(await world.ofRedis());
+  assert.deepEqual(checks, [
+    { name: 'end and checksum of the dump, which no Redis has loaded,', passed: true, error: null },
+  ]);
+  const other = await drill({ ...(await world.ofTree()), type: 'redis' });
+  assert.match(other.checks[0]!.error!, /is no dump/);
+});
+
+test('a subscription is not restored: with it the scratch database could not be dropped', async () => {
+  await using world = await drills();
+  const { client } = world.database;
+  await client.query('CREATE PUBLICATION ours FOR ALL TABLES');
+  await client.query(`CREATE SUBSCRIPTION theirs CONNECTION 'dbname=elsewhere' PUBLICATION ours
+    WITH (connect = false, slot_name = NONE)`);
+  try {
+    const runId = crypto.randomUUID();
+    const backup = await world.ofDatabase();
+    const { differences } = await drillTry({ ...world.given, runId, backup }).evidence;
+    assert.deepEqual(differences, []);
+    assert.deepEqual(await world.scratches(runId), []);
+  } finally {
+    await client.query('DROP SUBSCRIPTION theirs');
+  }
 });
