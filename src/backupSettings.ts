@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { BackupSettings } from './backups/settings.ts';
-import { type Config, ConfigError } from './config.ts';
+import { type Config, ConfigError, shown } from './config.ts';
 import { countRows, holdSnapshot, isEmptyDatabase } from './database/backupSnapshot.ts';
 
 /** The database that this service itself works on, by the name that tasks and Schedules call it by. */
@@ -39,16 +39,15 @@ export function backupSettings(config: Config): BackupSettings {
 
 /** The first identity of a file as `age-keygen` writes it. */
 function readIdentity(file: string): string {
+  const unusable = (why: string) => new ConfigError([`SA01_BACKUP_IDENTITY_FILE is ${shown(file)}: ${why}.`]);
   let text: string;
   try {
     text = readFileSync(file, 'utf8');
   } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    throw new ConfigError([`SA01_BACKUP_IDENTITY_FILE is ${JSON.stringify(file)}: ${why}.`]);
+    // Its message repeats the name.
+    throw unusable(`it cannot be read (${(error as NodeJS.ErrnoException).code})`);
   }
   const identity = text.split('\n').find((line) => line.startsWith('AGE-SECRET-KEY-'));
   if (identity) return identity.trim();
-  throw new ConfigError([
-    `SA01_BACKUP_IDENTITY_FILE is ${JSON.stringify(file)}: no AGE-SECRET-KEY-… stands in it.`,
-  ]);
+  throw unusable('no AGE-SECRET-KEY-… stands in it');
 }

@@ -177,9 +177,11 @@ const groups: { asks: Name[]; needs: Name[] }[] = [
 /**
  * A value as an error may show it. Where a password may hide, the value is taken apart like a URL; one that does not
  * come apart cleanly (a password with an unescaped @, / or #) is not shown at all, because its parts cannot be told.
- * Keys and passwords with a variable of their own are never shown, because any text is good there.
+ * Keys and passwords with a variable of their own are never shown, because any text is good there; nor is an age key
+ * where a recipient or a file is expected.
  */
 export function shown(value: string): string {
+  if (/AGE-SECRET-KEY-/i.test(value)) return '(hidden, it holds a key)';
   if (!/[@?]/.test(value)) return JSON.stringify(value);
   const url = URL.parse(value);
   if (url === null || url.pathname.includes('@') || url.hash !== '')

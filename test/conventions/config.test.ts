@@ -4,6 +4,7 @@ import path from 'node:path';
 import { test } from 'node:test';
 import { parseEnv } from 'node:util';
 import fc from 'fast-check';
+import { backupSettings } from '../../src/backupSettings.ts';
 import { ConfigError, readConfig } from '../../src/config.ts';
 
 const root = path.dirname(path.dirname(import.meta.dirname));
@@ -170,7 +171,7 @@ const badValues: [name: string, ...values: string[]][] = [
   ['SA01_BACKUP_ROOTS', 'data', '/data/../etc', '/data,relative'],
   ['SA01_BACKUP_RETENTION', 'none', 'last=0', 'hourly=3', 'last=1,last=2', 'daily=-1'],
   ['SA01_BACKUP_MAX_AGE_HOURS', '0', 'a day'],
-  ['SA01_BACKUP_RECIPIENTS', 'AGE-SECRET-KEY-1', 'age1'],
+  ['SA01_BACKUP_RECIPIENTS', 'age2x', 'age1'],
   ['SA01_BACKUP_DRILL_CHECKS', 'SELECT true', '[]', '{}', '{"a": 1}', '{"a": " "}', '{"": "SELECT true"}'],
   ['SA01_UPLOAD_SOURCES', 'https://files.internal/in', 'file:///tmp/', 'https://a/,,', 'files/'],
   ['SA01_OUTBOX_SHARDS', '0', '65', '2,5'],
@@ -243,6 +244,22 @@ test('SASL needs mechanism and credentials together, and a CA file needs TLS', (
   assert.deepEqual(sentencesOf({ SA01_KAFKA_SSL_CA: '/etc/ca.pem' }), [
     'SA01_KAFKA_SSL is not true: expected true, because SA01_KAFKA_SSL_CA is set.',
   ]);
+});
+
+test('An age key is not shown where a recipient or a file is expected', () => {
+  const key = 'AGE-SECRET-KEY-1QQQQ';
+  for (const value of [key, key.toLowerCase(), `age1x,${key}`])
+    assert.deepEqual(sentencesOf({ SA01_BACKUP_RECIPIENTS: value }), [
+      'SA01_BACKUP_RECIPIENTS is (hidden, it holds a key): expected a comma-separated list of age recipients (age1…).',
+    ]);
+  const opening = () => backupSettings(readConfig({ SA01_BACKUP_IDENTITY_FILE: key }));
+  assert.throws(opening, (error: Error) => {
+    assert.equal(
+      error.message,
+      'SA01_BACKUP_IDENTITY_FILE is (hidden, it holds a key): it cannot be read (ENOENT).',
+    );
+    return true;
+  });
 });
 
 test('A password in a bad URL is replaced, the rest is shown', () => {
