@@ -14,11 +14,13 @@ const KILL_AFTER_MS = 1_000;
 const STDERR_KEPT = 4_000;
 const STDOUT_KEPT = 1_000_000;
 
-/** Of a URL's parameters those that libpq knows by an environment variable. */
+/** Of a URL's parameters those that libpq knows by an environment variable. They win over the URL's other parts. */
 const PARAMETERS: Record<string, string> = {
   host: 'PGHOST',
   port: 'PGPORT',
-  sslmode: 'PGSSLMODE',
+  user: 'PGUSER',
+  password: 'PGPASSWORD',
+  options: 'PGOPTIONS',
   sslrootcert: 'PGSSLROOTCERT',
   sslcert: 'PGSSLCERT',
   sslkey: 'PGSSLKEY',
@@ -32,17 +34,30 @@ const DEFINITE =
 export function connectionEnv(url: string): Record<string, string> {
   const { hostname, port, username, password, pathname, searchParams } = new URL(url);
   const env: Record<string, string> = { PGCONNECT_TIMEOUT: '10', PGAPPNAME: 'somaagent-orchestrator' };
-  const set = (name: string, value: string) => {
-    if (value !== '') env[name] = decodeURIComponent(value);
+  const set = (name: string, value: string | null) => {
+    if (value) env[name] = value;
   };
   // Of an IPv6 host the brackets are the URL's.
-  set('PGHOST', hostname.replace(/^\[(.*)\]$/, '$1'));
+  set('PGHOST', decodeURIComponent(hostname.replace(/^\[(.*)\]$/, '$1')));
   set('PGPORT', port);
-  set('PGUSER', username);
-  set('PGPASSWORD', password);
-  set('PGDATABASE', pathname.slice(1));
-  for (const [parameter, name] of Object.entries(PARAMETERS)) set(name, searchParams.get(parameter) ?? '');
+  set('PGUSER', decodeURIComponent(username));
+  set('PGPASSWORD', decodeURIComponent(password));
+  set('PGDATABASE', decodeURIComponent(pathname.slice(1)));
+  for (const [parameter, name] of Object.entries(PARAMETERS)) set(name, searchParams.get(parameter));
+  set('PGSSLMODE', sslMode(searchParams));
   return env;
+}
+
+/** Wherever the connections of this service are encrypted, these are too. libpq does not know all of their ways to say so. */
+function sslMode(parameters: URLSearchParams): string | null {
+  const mode = parameters.get('sslmode');
+  if (mode !== null && ['disable', 'require', 'verify-ca', 'verify-full'].includes(mode)) return mode;
+  const isAsked =
+    mode !== null ||
+    !['', '0'].includes(parameters.get('ssl') ?? '') ||
+    ['sslrootcert', 'sslcert', 'sslkey'].some((name) => parameters.has(name)) ||
+    parameters.get('sslnegotiation') === 'direct';
+  return isAsked ? 'require' : null;
 }
 
 export interface ProgramRun {

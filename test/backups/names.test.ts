@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdir, readdir, symlink } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
+import pg from 'pg';
 import { addressPath, ofSystem, sourceSlug } from '../../src/backups/names.ts';
 import { makeDestination, openDestination, openSource, requireApart } from '../../src/backups/open.ts';
 import { connectionEnv } from '../../src/backups/programs.ts';
@@ -114,7 +115,7 @@ test('different names have different slugs, and all are safe as parts of a path'
 });
 
 test('what pg_dump connects to is in its environment, decoded', () => {
-  const env = connectionEnv('postgresql://us%40er:p%3A%24(x)@[::1]:5433/na%27me?sslmode=require&options=-cx');
+  const env = connectionEnv('postgresql://us%40er:p%3A%24(x)@[::1]:5433/na%27me?options=-c%20a.b%3D100%25');
   assert.deepEqual(env, {
     PGCONNECT_TIMEOUT: '10',
     PGAPPNAME: 'somaagent-orchestrator',
@@ -123,8 +124,28 @@ test('what pg_dump connects to is in its environment, decoded', () => {
     PGUSER: 'us@er',
     PGPASSWORD: 'p:$(x)',
     PGDATABASE: "na'me",
-    PGSSLMODE: 'require',
+    PGOPTIONS: '-c a.b=100%',
   });
+  const other = connectionEnv('postgresql://one@host/core?host=/run/pg&user=an%25other');
+  assert.deepEqual([other.PGHOST, other.PGUSER], ['/run/pg', 'an%other']);
+});
+
+test('pg_dump is encrypted wherever the connections of this service are', () => {
+  const modeOf = (parameters: string) => connectionEnv(`postgresql://host/core?${parameters}`).PGSSLMODE;
+  for (const mode of ['disable', 'require', 'verify-ca', 'verify-full'])
+    assert.equal(modeOf(`sslmode=${mode}`), mode);
+  const asked = [
+    'ssl=true',
+    'ssl=1',
+    'ssl=no-verify',
+    'sslmode=no-verify',
+    'sslmode=prefer',
+    'sslcert=/dev/null',
+  ];
+  for (const parameters of [...asked, 'sslnegotiation=direct', 'ssl=0', 'ssl=false', 'application_name=x']) {
+    const isEncrypted = Boolean(new pg.Client(`postgresql://host/core?${parameters}`).ssl);
+    assert.equal(modeOf(parameters), isEncrypted ? 'require' : undefined, parameters);
+  }
 });
 
 test('what a file system says is final only where asking again changes nothing', () => {
