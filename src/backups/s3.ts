@@ -6,8 +6,19 @@ import { OrchestratorError } from '../domain/errors.ts';
 import { failed, refused } from './names.ts';
 import type { S3Access } from './settings.ts';
 
-/** Answers that do not change by asking again. */
+/** Answers that do not change by asking again, */
 const DEFINITE = new Set([301, 400, 401, 403, 404, 405, 409, 411, 413, 501]);
+/** but for these, which tell of a connection that was slow or broke, or of something that goes on at the same time. */
+const PASSING = new Set([
+  'RequestTimeout',
+  'IncompleteBody',
+  'BadDigest',
+  'XAmzContentSHA256Mismatch',
+  'OperationAborted',
+  'ConditionalRequestConflict',
+]);
+/** What lib-storage says, as a mere Error. */
+const TOO_MANY_PARTS = /^Exceeded [\d,]+ parts/;
 
 const CONNECT_MS = 10_000;
 /** A connection over which nothing comes or goes for so long is given up. */
@@ -53,7 +64,8 @@ export async function onS3<T>(what: string, signal: AbortSignal, request: () => 
     const status = error instanceof S3ServiceException ? error.$metadata.httpStatusCode : undefined;
     const said = error instanceof Error ? `${error.name}: ${error.message || error.name}` : String(error);
     const message = `${what}: ${said}${status ? ` (${status})` : ''}`;
-    const definite = status !== undefined && DEFINITE.has(status);
+    const { name, message: text } = error as Error;
+    const definite = (DEFINITE.has(status ?? 0) && !PASSING.has(name)) || TOO_MANY_PARTS.test(text);
     throw definite ? refused(message, { cause: error }) : failed(message, { cause: error });
   }
 }

@@ -39,7 +39,8 @@ export class S3Destination implements BackupDestination {
     this.client = s3Client(access);
     this.bucket = bucket;
     this.prefix = prefix;
-    this.url = `s3://${bucket}/${prefix}`.replace(/\/$/, '');
+    // Encoded, because it is opened again: prefixOf decodes it.
+    this.url = `s3://${bucket}/${prefix.split('/').map(encodeURIComponent).join('/')}`.replace(/\/$/, '');
   }
 
   async write(

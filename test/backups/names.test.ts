@@ -7,6 +7,7 @@ import { addressPath, ofSystem, sourceSlug } from '../../src/backups/names.ts';
 import { makeDestination, openDestination, openSource, requireApart } from '../../src/backups/open.ts';
 import { connectionEnv } from '../../src/backups/programs.ts';
 import type { BackupType } from '../../src/domain/backupFacts.ts';
+import { backupTaskFaults } from '../../src/domain/backupInput.ts';
 import { backupPlace } from '../support/backups.ts';
 
 const smuggled = [
@@ -73,6 +74,20 @@ test('a destination is refused unless it is an allowed directory or bucket', asy
   assert.equal((await openDestination(`s3://${bucket}/a/b/`, place.settings)).url, `s3://${bucket}/a/b`);
 });
 
+test('a destination is the same one when its URL is opened again', async () => {
+  await using place = await backupPlace();
+  const bucket = place.settings.destinations.s3!.buckets[0];
+  const backups = path.join(place.directory, 'backups');
+  for (const below of ['', '/plain', '/a%2541', '/a%3Fb%23c', '/a%20b', '/%C3%BC%40x', '/a%2525', "/it's"])
+    for (const url of [`s3://${bucket}${below}`, `file://${backups}${below}`]) {
+      const { url: opened } = await openDestination(url, place.settings);
+      if (url.startsWith('s3:')) assert.equal(opened, url);
+      assert.equal((await openDestination(opened, place.settings)).url, opened);
+      const faults = backupTaskFaults({ type: 'redis', source: 'redis', destination: opened });
+      assert.deepEqual(faults, []);
+    }
+});
+
 test('the own directory is made where only it is missing, and a link in its place is not followed', async () => {
   await using place = await backupPlace();
   const fresh = path.join(place.directory, 'fresh', 'volume');
@@ -134,15 +149,9 @@ test('pg_dump is encrypted wherever the connections of this service are', () => 
   const modeOf = (parameters: string) => connectionEnv(`postgresql://host/core?${parameters}`).PGSSLMODE;
   for (const mode of ['disable', 'require', 'verify-ca', 'verify-full'])
     assert.equal(modeOf(`sslmode=${mode}`), mode);
-  const asked = [
-    'ssl=true',
-    'ssl=1',
-    'ssl=no-verify',
-    'sslmode=no-verify',
-    'sslmode=prefer',
-    'sslcert=/dev/null',
-  ];
-  for (const parameters of [...asked, 'sslnegotiation=direct', 'ssl=0', 'ssl=false', 'application_name=x']) {
+  const asked = ['ssl=true', 'ssl=1', 'ssl=no-verify', 'ssl=0', 'ssl=false', 'sslmode=no-verify'];
+  const prefer = 'uselibpqcompat=true&sslmode=prefer';
+  for (const parameters of [...asked, prefer, 'sslcert=/dev/null', 'sslnegotiation=direct', 'keepalives=1']) {
     const isEncrypted = Boolean(new pg.Client(`postgresql://host/core?${parameters}`).ssl);
     assert.equal(modeOf(parameters), isEncrypted ? 'require' : undefined, parameters);
   }
