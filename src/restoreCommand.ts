@@ -76,7 +76,7 @@ async function list(context: Context): Promise<void> {
 
 async function restore(
   context: Context,
-  { backup, target, overwrite }: Extract<RestoreCommand, { name: 'restore' }>,
+  { backup, target, overwrite, withoutOwners }: Extract<RestoreCommand, { name: 'restore' }>,
 ): Promise<void> {
   const { config, settings, destination, signal } = context;
   const { address, manifest } = await backupAt(context, backup);
@@ -87,7 +87,7 @@ async function restore(
     const url = Object.assign(new URL(config.databaseUrl), {
       pathname: `/${encodeURIComponent(target.into)}`,
     });
-    await restoreDatabase(order, { url: url.href, overwrite }, signal);
+    await restoreDatabase(order, { url: url.href, overwrite, withoutOwners }, signal);
   } else if (address.type === 'redis') {
     await restoreFile(order, { file: path.resolve(target.into), overwrite }, signal);
   } else {

@@ -54,12 +54,13 @@ export interface RestoreDrillDependencies {
 /** The short ones. */
 export function createRestoreDrillActivities({ pool }: Pick<RestoreDrillDependencies, 'pool'>) {
   return {
-    /** The verified backup of this id, or the newest of the source, by default of a database. */
-    chooseBackup: ({ backup, source }: RestoreDrillInput): Promise<CataloguedBackup> =>
+    /** The verified backup of this id, or the newest of the type and source; the type is by default a database. */
+    chooseBackup: ({ backup, source, type: asked }: RestoreDrillInput): Promise<CataloguedBackup> =>
       told(async () => {
-        const type = backup || source ? null : 'database';
-        const found = await findBackup(pool, { id: backup ?? null, source: source ?? null, type });
-        const wanted = backup ? `the id ${backup}` : source ? `the source ${source}` : 'a database';
+        const type = asked ?? 'database';
+        const ask = { id: backup ?? null, source: source ?? null, type: backup ? null : type };
+        const found = await findBackup(pool, ask);
+        const wanted = backup ? `the id ${backup}` : `the type ${type}${source ? ` of ${source}` : ''}`;
         if (!found) throw new OrchestratorError('drill_failed', `there is no verified backup of ${wanted}`);
         return found;
       }),

@@ -5,8 +5,9 @@ export const RESTORE_USAGE = `npm run restore -- <command> [--destination <url>]
 
   list                      the backups at the destination, by their manifests; needs no database
   <backup> --into <target>  restores one: a database into an empty one of that name on the server of SA01_DATABASE_URL,
-                            a tree into a directory, a Redis dump into a file
+                            a tree into a directory, a Redis dump into a file; files belong to who restores
     --overwrite               replaces what is in the target
+    --without-owners          of a database's backup: all belongs to who restores, for servers without its roles
     --globals <file>          of a database's backup: writes the roles of its server to a file instead, as SQL
   catalogue                 writes the rows of orchestrator.backup that are missing, from the manifests alone
   retention                 what retention would keep and remove, and why; removes nothing
@@ -17,7 +18,7 @@ export const RESTORE_USAGE = `npm run restore -- <command> [--destination <url>]
 
 export type RestoreCommand =
   | { name: 'list' | 'catalogue' | 'retention' }
-  | { name: 'restore'; backup: string; target: RestoreTarget; overwrite: boolean }
+  | { name: 'restore'; backup: string; target: RestoreTarget; overwrite: boolean; withoutOwners: boolean }
   | { name: 'hold'; backup: string; why: string }
   | { name: 'release'; backup: string };
 
@@ -28,6 +29,7 @@ const options = {
   into: { type: 'string' },
   globals: { type: 'string' },
   overwrite: { type: 'boolean' },
+  'without-owners': { type: 'boolean' },
 } as const;
 
 /**
@@ -65,12 +67,18 @@ export function parseRestore(args: string[]): { command: RestoreCommand; destina
   }
 }
 
-function restoreOf(
-  backup: string,
-  { into, globals, overwrite = false }: { into?: string; globals?: string; overwrite?: boolean },
-): RestoreCommand {
-  if (into && !globals) return { name: 'restore', backup, target: { into }, overwrite };
-  if (globals && !into) return { name: 'restore', backup, target: { globals }, overwrite };
+interface RestoreOptions {
+  into?: string;
+  globals?: string;
+  overwrite?: boolean;
+  'without-owners'?: boolean;
+}
+
+function restoreOf(backup: string, options: RestoreOptions): RestoreCommand {
+  const { into, globals, overwrite = false, 'without-owners': withoutOwners = false } = options;
+  const how = { overwrite, withoutOwners };
+  if (into && !globals) return { name: 'restore', backup, target: { into }, ...how };
+  if (globals && !into) return { name: 'restore', backup, target: { globals }, ...how };
   throw new UsageError('A restore needs one of --into and --globals.');
 }
 

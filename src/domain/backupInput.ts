@@ -15,6 +15,8 @@ type Rule = [isGood: (value: unknown) => boolean, expected: string];
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
 const CONTROL = /[\u0000-\u001f\u007f]/;
 
+const isType = (value: unknown): boolean => backupTypes.includes(value as BackupType);
+
 const isName = (value: unknown): boolean =>
   typeof value === 'string' &&
   value.length > 0 &&
@@ -25,11 +27,10 @@ const isName = (value: unknown): boolean =>
 /** No host but a bucket, no user and no password: what a history or a manifest keeps must be no secret. */
 const DESTINATION = /^(file:\/\/\/[^?#]*|s3:\/\/[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](\/[^?#@]*)?)$/;
 
+const TYPES = `one of ${backupTypes.slice(0, -1).join(', ')} and ${backupTypes.at(-1)}`;
+
 const TASK_FIELDS: Record<keyof BackupTask, Rule> = {
-  type: [
-    (value) => backupTypes.includes(value as BackupType),
-    `one of ${backupTypes.slice(0, -1).join(', ')} and ${backupTypes.at(-1)}`,
-  ],
+  type: [isType, TYPES],
   source: [isName, `a text of 1 to ${SOURCE_LENGTH} characters without control characters`],
   destination: [
     (value) => value == null || (isName(value) && DESTINATION.test(value as string)),
@@ -55,6 +56,7 @@ export function backupTaskFaults(task: unknown): string[] {
 const DRILL_FIELDS: Record<keyof RestoreDrillInput, Rule> = {
   backup: [(value) => value == null || isName(value), 'the id of a backup, or nothing'],
   source: [(value) => value == null || isName(value), 'the source of a backup, or nothing'],
+  type: [(value) => value == null || isType(value), `${TYPES}, or nothing`],
 };
 
 /** As `backupTaskFaults`, for a drill. */

@@ -80,8 +80,10 @@ export interface BackupStatus {
 export interface RestoreDrillInput {
   /** A backup's id; by default the newest verified one is taken, */
   backup?: string;
-  /** of this source; by default of the database. */
+  /** of this source, */
   source?: string;
+  /** and of this type, by default a database. */
+  type?: BackupType;
 }
 
 /** SQL that a person configured; in a database that was restored well it gives one row with one value, true. */

@@ -123,7 +123,7 @@ class Drill {
       id: workflowInfo().runId,
       backup: this.backup?.id ?? null,
       // Where none was found: what was asked for.
-      type: this.backup?.type ?? (this.input.backup || this.input.source ? null : 'database'),
+      type: this.backup?.type ?? (this.input.backup ? null : (this.input.type ?? 'database')),
       source: this.backup?.source ?? this.input.source ?? null,
       destination: this.backup?.destination ?? null,
       startedAt: this.startedAt,

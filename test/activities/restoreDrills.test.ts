@@ -5,12 +5,17 @@ import { watch } from 'node:fs';
 import { chmod, mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
+import { MockActivityEnvironment } from '@temporalio/testing';
+import { DefaultLogger } from '@temporalio/worker';
+import { createRestoreDrillActivities } from '../../src/activities/restoreDrills.ts';
+import { beginBackup, nextAttempt, recordVerified } from '../../src/database/backups.ts';
+import { openPool } from '../../src/database/postgres.ts';
 import { createScratch, isScratchName, scratchName, scratchNames } from '../../src/database/restoreDrills.ts';
-import type { BackupType } from '../../src/domain/backupFacts.ts';
-import type { CataloguedBackup } from '../../src/domain/backups.ts';
+import type { BackupContent, BackupType } from '../../src/domain/backupFacts.ts';
+import { type CataloguedBackup, manifestOf, type RestoreDrillInput } from '../../src/domain/backups.ts';
 import { ownRedis } from '../support/backupRedis.ts';
 import { backUp, backupPlace } from '../support/backups.ts';
-import { emptyDatabase } from '../support/database.ts';
+import { emptyDatabase, outboxDatabase } from '../support/database.ts';
 import { type DrillTry, drillTry, HANGS, scratchEnd } from '../support/drills.ts';
 import { eventually } from '../support/eventually.ts';
 
@@ -215,5 +220,43 @@ test('a subscription is not restored: with it the scratch database could not be 
     assert.deepEqual(await world.scratches(runId), []);
   } finally {
     await client.query('DROP SUBSCRIPTION theirs');
+  }
+});
+
+test('what is drilled is of the type that was asked for, by default a database, whatever else has its name', async () => {
+  await using database = await outboxDatabase();
+  const pool = openPool(database.url);
+  try {
+    for (const [day, type] of (['database', 'redis', 'files'] as const).entries()) {
+      const started_at = new Date(Date.UTC(2026, 0, day + 1)).toISOString();
+      const begun = {
+        id: type,
+        idempotency_key: type,
+        type,
+        source: 'same',
+        destination: 'file:///b',
+        started_at,
+      };
+      await beginBackup(pool, { ...begun, metadata: {} });
+      const address = { type, source: 'same', id: `${type}-${await nextAttempt(pool, type)}` };
+      const content: BackupContent = {
+        ...{ files: [], versions: {}, notes: [], recipients: [] },
+        compression: 'none',
+      };
+      const manifest = manifestOf({ ...begun, metadata: {} }, content, started_at);
+      await recordVerified(pool, manifest, address);
+    }
+    const { chooseBackup } = createRestoreDrillActivities({ pool });
+    const environment = new MockActivityEnvironment({}, { logger: new DefaultLogger('ERROR') });
+    const chosen = async (input: RestoreDrillInput) =>
+      ((await environment.run(chooseBackup, input)) as CataloguedBackup).type;
+    assert.equal(await chosen({ source: 'same' }), 'database');
+    assert.equal(await chosen({ source: 'same', type: 'redis' }), 'redis');
+    assert.equal(await chosen({ backup: 'files' }), 'files');
+    await assert.rejects(chosen({ source: 'same', type: 'storage' }), {
+      message: 'there is no verified backup of the type storage of same',
+    });
+  } finally {
+    await pool.end();
   }
 });

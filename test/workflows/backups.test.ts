@@ -415,10 +415,10 @@ suite('a drill', () => {
       'of what it asked for, so that whoever looks at that sees it',
     );
     await using of = await drillWith({ chooseBackup: async () => fails('drill_failed', true)() }, [
-      { source: 'core' },
+      { source: 'cache', type: 'redis' },
     ]);
     await failureOf(of.handle.result());
-    assert.deepEqual([of.records[0]?.type, of.records[0]?.source], [null, 'core']);
+    assert.deepEqual([of.records[0]?.type, of.records[0]?.source], ['redis', 'cache']);
   });
 
   test('outlasts an outage of Postgres, and tells of it', async () => {
