@@ -31,6 +31,10 @@ export async function watched<T>(
   alive();
   try {
     return await Promise.race([work(signal, alive), abandoned]);
+  } catch (error) {
+    // What follows from an abort says something else.
+    signal.throwIfAborted();
+    throw error;
   } finally {
     clearTimeout(timer);
     clearTimeout(ending);

@@ -5,6 +5,7 @@ import { watch } from 'node:fs';
 import { chmod, mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
+import { setInterval } from 'node:timers/promises';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { DefaultLogger } from '@temporalio/worker';
 import { createRestoreDrillActivities } from '../../src/activities/restoreDrills.ts';
@@ -20,6 +21,7 @@ import { type DrillTry, drillTry, HANGS, scratchEnd } from '../support/drills.ts
 import { eventually } from '../support/eventually.ts';
 
 const DAY_MS = 86_400_000;
+const HOUR_MS = 3_600_000;
 
 /** A database, a directory, and a backup of each. */
 async function drills() {
@@ -132,6 +134,35 @@ test('what a killed try left is removed by the next, what is a day old too; a dr
   another.cancel();
   await assert.rejects(another.evidence, { name: 'CancelledFailure' });
   assert.deepEqual(await world.scratches(running), []);
+});
+
+test('when all is read a drill may be silent for hours, and no longer', async (context) => {
+  await using world = await drills();
+  const given = {
+    ...world.given,
+    runId: crypto.randomUUID(),
+    backup: await world.ofDatabase(),
+    checks: HANGS,
+  };
+  context.mock.timers.enable({ apis: ['setTimeout'] });
+  const { evidence } = drillTry(given);
+  let over = false;
+  const ended = assert.rejects(evidence, { type: 'backup_failed', message: /for 360 minutes$/ });
+  evidence.catch(() => {
+    over = true;
+  });
+  const isAsking = async () => {
+    const { rows } = await world.database.client.query(
+      "SELECT FROM pg_stat_activity WHERE datname LIKE '%' || $1 AND wait_event = 'PgSleep'",
+      [scratchEnd(given.runId)],
+    );
+    return rows.length > 0;
+  };
+  for await (const _ of setInterval(50)) if (await isAsking()) break;
+  context.mock.timers.tick(5 * HOUR_MS);
+  assert.ok((await isAsking()) && !over);
+  context.mock.timers.tick(HOUR_MS);
+  await ended;
 });
 
 test('the same for directories', async () => {

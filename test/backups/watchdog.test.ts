@@ -12,7 +12,7 @@ const clockOf = ({ mock }: TestContext) => {
 
 const untilAborted = async (signal: AbortSignal) => {
   await once(signal, 'abort');
-  throw signal.reason;
+  throw new Error('what follows from that');
 };
 
 test('what stands still for 15 minutes is aborted, and that is a failure another try may mend', async (context) => {

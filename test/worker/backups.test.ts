@@ -172,7 +172,7 @@ test('to S3, encrypted: a database, a tree and Redis, each restored by a drill; 
   for (const task of tasks) {
     const { manifest } = await (await namespace.orchestrator.startBackup(task)).result();
     assert.deepEqual([manifest!.destination, manifest!.content.recipients.length], [url, 1], task.type);
-    const drill = await namespace.orchestrator.startRestoreDrill({ source: task.source });
+    const drill = await namespace.orchestrator.startRestoreDrill({ source: task.source, type: task.type });
     const { state, evidence, backup } = await drill.result();
     assert.deepEqual([state, evidence!.differences, backup], ['passed', [], manifest!.id], task.type);
     assert.deepEqual(await world.events(task.source), ['backup.completed', 'drill.passed']);
