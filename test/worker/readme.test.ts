@@ -80,7 +80,7 @@ test('and so do those for backups', async () => {
   await fill(database.client, 100);
   const typed = await terminal(database, namespace, world.env);
   const type = (command = '') => typed(command.replace('"somaagent_core"', `"${source}"`));
-  const [trigger, backup, status, drill, drilled, list, restore = '', retention, ...rest] =
+  const [trigger, backup, status, drill, drilled, list, restore = '', retention, hold = '', ...rest] =
     commandsOf('Backups');
   assert.deepEqual(rest, [], 'every command is typed here');
   await eventually('the Schedule', () => type(trigger).then(() => true));
@@ -94,4 +94,6 @@ test('and so do those for backups', async () => {
   await type(restore.replace('<backup>', id).replace('<database>', into));
   assert.equal((await target.client.query('SELECT FROM notes')).rowCount, 100);
   assert.match(await type(retention), new RegExp(`keeps +${id}  the last good one`));
+  await type(hold.replace('<backup>', id).replace('<why>', 'audit'));
+  assert.match(await type(list), /on hold: audit/);
 });
