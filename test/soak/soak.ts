@@ -32,7 +32,9 @@ const soaks: Record<string, () => Promise<boolean>> = {
   async uploads() {
     const { holds, uploadStorm } = await import('./uploads.ts');
     const { largeUploads } = await import('./uploadMemory.ts');
+    const { deleteUploadTopic } = await import('../support/uploadWorld.ts');
     const isFlat = await largeUploads(say);
+    await deleteUploadTopic();
     const verdict = await uploadStorm({ uploads: 2_000, kills: 3 }, say);
     console.log(JSON.stringify(verdict));
     return isFlat && holds(verdict);
