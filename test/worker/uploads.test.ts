@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { after, before, suite, test } from 'node:test';
+import { Client } from '@temporalio/client';
 import { createUploadBytesActivities, UploadBytes } from '../../src/activities/uploadBytes.ts';
 import { createUploadActivities } from '../../src/activities/uploads.ts';
 import { OrchestratorClient } from '../../src/client.ts';
@@ -54,7 +55,9 @@ async function world(
     ...createUploadActivities({ pool, tierNames, sources, bytesTaskQueue, bytes }),
     ...createUploadBytesActivities(bytes),
   };
-  stack.use(await runWorkflows(namespace.name, taskQueue, activities));
+  const { connection } = stack.use(await runWorkflows(namespace.name, taskQueue, activities));
+  // As a worker has it.
+  const temporal = new Client({ connection, namespace: namespace.name });
   let letters = 0;
   const handle = handOver(
     pool,
@@ -63,7 +66,7 @@ async function world(
     (count) => {
       letters += count;
     },
-    uploadSequel({ pool, temporal: namespace.client, taskQueue }),
+    uploadSequel({ pool, temporal, taskQueue }),
   );
   let offset = 0;
   const record = (payload: unknown, key?: string): ConsumedRecord => {
@@ -83,6 +86,7 @@ async function world(
   return {
     client: database.client,
     namespace,
+    temporal,
     tiers,
     spoolDir,
     pool,
@@ -220,7 +224,7 @@ test('an upload whose workflow Temporal refuses becomes a dead letter, and the o
   await handOver(w.pool, UPLOAD_TOPIC, owners[UPLOAD_TOPIC]!, () => {})([record]);
   const tooLong = '🦊'.repeat(255);
   await take(w.client, [askedUpload('abc', { idempotencyKey: tooLong })]);
-  await startUploads({ pool: w.pool, temporal: w.namespace.client, taskQueue }, [tooLong, key]);
+  await startUploads({ pool: w.pool, temporal: w.temporal, taskQueue }, [tooLong, key]);
   assert.equal((await w.orchestrator.upload(key).result()).tier, 's3');
   assert.equal((await uploadRow(w.client, tooLong)).state, 'failed');
   const [letter] = await letters(w.client, tooLong);
