@@ -135,6 +135,8 @@ export class UploadBytes {
     try {
       const tried = await this.round(upload, false, signal);
       if ('reasons' in tried) return null;
+      // Nobody waits for it any more: the long way is about to find the copy.
+      signal.throwIfAborted();
       return await this.stored(upload.idempotencyKey, tried, upload.attempts + 1);
     } catch {
       // Whatever it is, the long way meets it, and tells it.
