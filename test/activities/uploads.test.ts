@@ -445,9 +445,13 @@ suite('accepting', () => {
   test('what may not fit into memory is not stored at once', async () => {
     const large = { dataBase64: null, dataRef: 'spool:x', size: MAX_BYTES_AT_ONCE + 1 };
     await using r = await rig(askedUpload('', large));
-    r.sources.open = () => assert.fail('it is opened');
+    let opened = 0;
+    r.sources.open = async () => {
+      opened += 1;
+      return Readable.from([]);
+    };
     const { stored } = await r.run(() => short(r).beginUpload(r.key, null));
-    assert.deepEqual([stored, r.tiers.s3.stores], [null, 0]);
+    assert.deepEqual([stored, opened, r.tiers.s3.stores], [null, 0, 0]);
   });
 
   test('given up it is one dead letter and one count, and by hand it waits again', async () => {
