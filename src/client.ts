@@ -202,13 +202,21 @@ export class OrchestratorClient {
     return new UploadHandle(this.temporal.workflow.getHandle(uploadWorkflowId(idempotencyKey)));
   }
 
-  /** Starts the workflow of an upload that orchestrator.upload has, also of a cancelled or failed one, unless it runs. */
-  async startUpload(idempotencyKey: string, filename = idempotencyKey): Promise<UploadHandle> {
+  /**
+   * Starts the workflow of an upload that orchestrator.upload has, also of a cancelled or failed one, unless it runs.
+   * `eagerly`, for a client on the connection of this process's workers: one of them begins with it at once.
+   */
+  async startUpload(
+    idempotencyKey: string,
+    filename = idempotencyKey,
+    { eagerly = false } = {},
+  ): Promise<UploadHandle> {
     const handle = await this.temporal.workflow.start(uploadRetry, {
       workflowId: uploadWorkflowId(idempotencyKey),
       taskQueue: uploadTaskQueue(this.taskQueue),
       args: [{ idempotency_key: idempotencyKey }],
       workflowIdConflictPolicy: 'USE_EXISTING',
+      requestEagerStart: eagerly,
       staticSummary: uploadSummary(filename),
     });
     return new UploadHandle(handle);

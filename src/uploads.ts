@@ -1,5 +1,6 @@
 // Which uploads get a workflow, and when.
 import { type Client, isGrpcServiceError, ServiceError } from '@temporalio/client';
+import { NativeConnection } from '@temporalio/worker';
 import type pg from 'pg';
 import { OrchestratorClient } from './client.ts';
 import { openUploads, staleUploads } from './database/openUploads.ts';
@@ -9,9 +10,12 @@ import { describeError } from './domain/errors.ts';
 
 /** So many starts at a time. */
 const STARTS = 10;
+/** A Temporal that does not answer for so long is away. */
+const START_WITHIN_MS = 15_000;
 
 export interface UploadStarts {
   pool: pg.Pool;
+  /** On the workers' own connection, one of them gets the first task of a workflow with the answer to its start. */
   temporal: Client;
   /** Of the workflows. */
   taskQueue: string;
@@ -35,10 +39,14 @@ async function start(
   uploads: { idempotencyKey: string; filename: string }[],
 ): Promise<void> {
   const client = new OrchestratorClient(temporal, taskQueue);
+  const eagerly = temporal.connection instanceof NativeConnection;
   const queue = uploads.values();
   const startNext = async () => {
     for (const { idempotencyKey, filename } of queue) {
-      await client.startUpload(idempotencyKey, filename).catch(async (error: unknown) => {
+      const starting = temporal.withDeadline(Date.now() + START_WITHIN_MS, () =>
+        client.startUpload(idempotencyKey, filename, { eagerly }),
+      );
+      await starting.catch(async (error: unknown) => {
         if (!isInvalid(error)) throw error;
         // It would be refused for ever, and must not stand in the way of the others.
         const failure = {

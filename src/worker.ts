@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
+import { Client } from '@temporalio/client';
 import { Runtime } from '@temporalio/worker';
 import { type Logger, pino, stdSerializers } from 'pino';
 import { ownDatabase } from './backupSettings.ts';
@@ -75,7 +76,9 @@ interface Running {
 /** Runs the workers until the stop, or until the deployment is no longer the one that they were made for. */
 async function runWorkers({ config, health, logger, resources, monitoring, stop }: Running): Promise<void> {
   const workers = await createWorkers({ config, health, logger, resources, stop });
-  const consumers = startConsumers({ config, logger, ...resources });
+  const { workerConnection: connection, namespace } = resources;
+  const temporal = new Client({ connection, namespace });
+  const consumers = startConsumers({ config, logger, ...resources, temporal });
   monitoring.watch(workers, resources, consumers);
   const running = workers.map((worker) => worker.run());
   let closing: Promise<unknown> | undefined;

@@ -12,7 +12,7 @@ import { createMemoryActivities, createMemoryHurryActivities } from './activitie
 import { createOutboxActivities } from './activities/outbox.ts';
 import { createOutboxDeliveryActivities, startDeliveries } from './activities/outboxDelivery.ts';
 import { createDrillActivities, createRestoreDrillActivities } from './activities/restoreDrills.ts';
-import { createUploadBytesActivities } from './activities/uploadBytes.ts';
+import { createUploadBytesActivities, UploadBytes } from './activities/uploadBytes.ts';
 import { createUploadSweepActivities } from './activities/uploadSweep.ts';
 import { createUploadActivities } from './activities/uploads.ts';
 import { backupSettings } from './backupSettings.ts';
@@ -59,6 +59,8 @@ export async function createWorkers(parts: Parts): Promise<Worker[]> {
     identity: workerIdentity,
     shutdownForceTime: config.shutdownSeconds * 1000,
     maxHeartbeatThrottleInterval: MAX_HEARTBEAT_THROTTLE,
+    // Uploads that are stored at once: each holds its file in memory.
+    maxConcurrentLocalActivityExecutions: MAX_UPLOADS,
   };
   const orchestrator = await Worker.create({
     ...common,
@@ -96,14 +98,14 @@ export async function createWorkers(parts: Parts): Promise<Worker[]> {
     shutdownGraceTime: Math.max(0, config.shutdownSeconds - 2) * 1000,
     maxCachedWorkflows: 200,
   });
-  const uploadBytes = await Worker.create({
+  const uploadBytesWorker = await Worker.create({
     ...common,
     taskQueue: uploadBytesTaskQueue(config.taskQueue),
-    activities: uploadBytesActivities(parts),
+    activities: createUploadBytesActivities(uploadBytes(resources)),
     shutdownGraceTime: 0,
     maxConcurrentActivityTaskExecutions: MAX_UPLOADS,
   });
-  return [orchestrator, relay, memory, upload, uploadBytes, backup];
+  return [orchestrator, relay, memory, upload, uploadBytesWorker, backup];
 }
 
 function shortActivities(parts: Parts) {
@@ -138,6 +140,7 @@ const uploadActivities = ({ config, resources }: Parts) =>
     tierNames: tierNames(resources),
     sources: resources.uploadSources,
     bytesTaskQueue: uploadBytesTaskQueue(config.taskQueue),
+    bytes: uploadBytes(resources),
   });
 
 function relayActivities({ config, logger, resources }: Parts) {
@@ -190,15 +193,10 @@ function backupActivities({ config, resources, stop }: Parts) {
   };
 }
 
-function uploadBytesActivities({ resources }: Parts) {
+function uploadBytes(resources: Resources): UploadBytes {
   const { pool, tiers, uploadSources: sources } = resources;
   const names = tierNames(resources);
-  return createUploadBytesActivities({
-    pool,
-    tiers,
-    tiersWorthTrying: () => tiersWorthTrying(pool, names),
-    sources,
-  });
+  return new UploadBytes({ pool, tiers, tiersWorthTrying: () => tiersWorthTrying(pool, names), sources });
 }
 
 const tierNames = ({ tiers }: Pick<Resources, 'tiers'>) => tiers.map(({ name }) => name);

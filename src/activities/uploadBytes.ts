@@ -5,15 +5,23 @@ import { fromPostgres, withClient } from '../database/postgres.ts';
 import { markCleared, markPromoted, markStored, markTried, objectKey } from '../database/uploadOutcomes.ts';
 import { readUpload } from '../database/uploads.ts';
 import { OrchestratorError } from '../domain/errors.ts';
-import { type TierName, tiersAbove, tiersBelow, type Upload, type UploadReceipt } from '../domain/uploads.ts';
+import {
+  MAX_BYTES_AT_ONCE,
+  type TierName,
+  tiersAbove,
+  tiersBelow,
+  type Upload,
+  type UploadReceipt,
+} from '../domain/uploads.ts';
 import {
   type FailedOutcome,
   failedOutcome,
+  type StoredOutcome,
   storedOutcome,
   type TierReason,
   type TryOutcome,
 } from '../domain/uploadTries.ts';
-import type { StorageTier } from '../storage/tier.ts';
+import type { StorageTier, StoredCopy } from '../storage/tier.ts';
 import { SourceError, type UploadSources } from '../storage/uploadSources.ts';
 import { toFailure, workerStops } from './failure.ts';
 import {
@@ -44,11 +52,13 @@ export interface UploadRound {
   everyTier: boolean;
 }
 
+type Copied = StoredCopy & { tier: TierName };
+type Tried = Copied | { reasons: TierReason[] };
+
 const BEAT_MS = 1_000;
 
 /** The long ones, for a queue of their own: they carry bytes, and nothing else does. */
-export function createUploadBytesActivities(dependencies: UploadBytesDependencies) {
-  const bytes = new UploadBytes(dependencies);
+export function createUploadBytesActivities(bytes: UploadBytes) {
   return {
     /**
      * One round over the tiers that are worth it, best first, until one has verified the bytes; the row then says so.
@@ -89,7 +99,8 @@ async function atLength<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T
   }
 }
 
-class UploadBytes {
+/** What is done with the bytes of uploads, each step with the row before and after it. */
+export class UploadBytes {
   private readonly dependencies: UploadBytesDependencies;
   private readonly tierNames: TierName[];
   private readonly limitMs: (size: number) => number;
@@ -104,32 +115,60 @@ class UploadBytes {
     { key, everyTier, attempt }: UploadRound & { attempt: number },
     signal: AbortSignal,
   ): Promise<TryOutcome> {
-    const { pool, sources } = this.dependencies;
     const upload = await this.read(key);
     // The earlier attempt of this activity stored it, and its answer was lost.
     if (upload.receipt) return storedOutcome(upload.receipt, upload.touchedTiers, this.tierNames);
     if (upload.state !== 'waiting')
       throw new OrchestratorError('upload_refused', `this upload is ${upload.state}`);
+    const tried = await this.round(upload, everyTier, signal);
+    if ('reasons' in tried)
+      return await this.failed(upload, failedOutcome(this.tierNames, tried.reasons), attempt);
+    return await this.stored(key, tried, attempt);
+  }
+
+  /**
+   * A round for what fits into memory: stored, or null, and nothing is told of it. So it may be repeated at will, and
+   * nobody waits longer for it than `signal` says.
+   */
+  async storeAtOnce(upload: Upload, signal: AbortSignal): Promise<StoredOutcome | null> {
+    if (upload.state !== 'waiting' || upload.size > MAX_BYTES_AT_ONCE) return null;
+    try {
+      const tried = await this.round(upload, false, signal);
+      if ('reasons' in tried) return null;
+      // Nobody waits for it any more: the long way is about to find the copy.
+      signal.throwIfAborted();
+      return await this.stored(upload.idempotencyKey, tried, upload.attempts + 1);
+    } catch {
+      // Whatever it is, the long way meets it, and tells it.
+      return null;
+    }
+  }
+
+  /** One round over the tiers. @throws what is no tier's fault, nor an outage of the source */
+  private async round(upload: Upload, everyTier: boolean, signal: AbortSignal): Promise<Tried> {
+    const { pool, sources } = this.dependencies;
     const source = new UploadSource(pool, sources, upload);
     try {
       const facts = await examined(pool, source, upload, signal, this.limitMs(upload.size));
       const open = (limited: AbortSignal) => source.open(limited);
       const tried = await this.try(upload, { facts, open, signal }, everyTier);
-      if ('reasons' in tried) {
-        if (source.error) throw source.error;
-        return await this.failed(upload, failedOutcome(this.tierNames, tried.reasons), attempt);
-      }
-      const promote = tiersAbove(tried.tier, this.tierNames).length > 0;
-      const now = await withClient(pool, (client) => markStored(client, key, attempt, { ...tried, promote }));
-      if (!now?.receipt) throw new OrchestratorError('upload_refused', `this upload is ${now?.state}`);
-      count('uploads_stored', 'uploads that a tier has verified', { tier: tried.tier });
-      return storedOutcome(now.receipt, now.touchedTiers, this.tierNames);
+      if ('reasons' in tried && source.error) throw source.error;
+      return tried;
     } catch (error) {
       // The source's outages are waited for as the tiers' are.
       if (!(error instanceof SourceError) || !error.retryable) throw error;
-      const reason: TierReason = { tier: 'source', code: 'storage_unavailable', message: error.message };
-      return await this.failed(upload, failedOutcome(this.tierNames, [reason]), attempt);
+      return { reasons: [{ tier: 'source', code: 'storage_unavailable', message: error.message }] };
     }
+  }
+
+  private async stored(key: string, copy: Copied, attempt: number): Promise<StoredOutcome> {
+    const promote = tiersAbove(copy.tier, this.tierNames).length > 0;
+    const now = await withClient(this.dependencies.pool, (client) =>
+      markStored(client, key, attempt, { ...copy, promote }),
+    );
+    if (!now?.receipt) throw new OrchestratorError('upload_refused', `this upload is ${now?.state}`);
+    count('uploads_stored', 'uploads that a tier has verified', { tier: copy.tier });
+    return storedOutcome(now.receipt, now.touchedTiers, this.tierNames);
   }
 
   async promote({ key, everyTier }: UploadRound, signal: AbortSignal): Promise<TryOutcome> {
@@ -187,7 +226,7 @@ class UploadBytes {
     toStore: ToStore,
     everyTier: boolean,
     among: readonly TierName[] = this.tierNames,
-  ) {
+  ): Promise<Tried> {
     const { pool, tiers, tiersWorthTrying } = this.dependencies;
     const worth = everyTier ? this.tierNames : await tiersWorthTrying();
     const chosen = tiers.filter(({ name }) => among.includes(name));

@@ -4,7 +4,7 @@ import { fromPostgres } from '../database/postgres.ts';
 import { markExamined, markTouched, objectKey } from '../database/uploadOutcomes.ts';
 import { readUploadBytes } from '../database/uploads.ts';
 import { describeError, OrchestratorError } from '../domain/errors.ts';
-import type { TierName, Upload } from '../domain/uploads.ts';
+import { MAX_BYTES_AT_ONCE, type TierName, type Upload } from '../domain/uploads.ts';
 import type { TierReason } from '../domain/uploadTries.ts';
 import { digestOf } from '../storage/digest.ts';
 import type { StorageTier, StoredCopy, StoredFacts } from '../storage/tier.ts';
@@ -18,13 +18,14 @@ export interface ToStore {
   signal: AbortSignal;
 }
 
-/** Where an upload's bytes come from: its row, or its reference. */
+/** Where an upload's bytes come from: its row, or its reference. Few bytes are read once, and then kept in memory. */
 export class UploadSource {
   /** What kept the bytes from being read: then no tier is to blame. */
   error: SourceError | undefined;
   private readonly pool: pg.Pool;
   private readonly sources: UploadSources;
   private readonly upload: Upload;
+  private kept: Buffer | undefined;
 
   constructor(pool: pg.Pool, sources: UploadSources, upload: Upload) {
     this.pool = pool;
@@ -35,9 +36,14 @@ export class UploadSource {
   /** @throws SourceError; OrchestratorError postgres_unavailable, postgres_refused, upload_refused */
   async open(signal: AbortSignal): Promise<Readable> {
     const { dataRef, size } = this.upload;
-    if (dataRef === null) return this.ownBytes();
+    if (dataRef !== null && size > MAX_BYTES_AT_ONCE) return this.referred(dataRef, signal);
+    this.kept ??= dataRef === null ? await this.ownBytes() : await this.inMemory(dataRef, signal);
+    return Readable.from(this.kept.length > 0 ? [this.kept] : [], { objectMode: false });
+  }
+
+  private async referred(dataRef: string, signal: AbortSignal): Promise<Readable> {
     try {
-      const bytes = await this.sources.open(dataRef, size, signal);
+      const bytes = await this.sources.open(dataRef, this.upload.size, signal);
       return bytes.on('error', (error) => this.note(error));
     } catch (error) {
       this.note(error);
@@ -45,13 +51,19 @@ export class UploadSource {
     }
   }
 
-  private async ownBytes(): Promise<Readable> {
+  private async inMemory(dataRef: string, signal: AbortSignal): Promise<Buffer> {
+    const chunks: Buffer[] = [];
+    for await (const chunk of await this.referred(dataRef, signal)) chunks.push(chunk);
+    return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
+  }
+
+  private async ownBytes(): Promise<Buffer> {
     const bytes = await readUploadBytes(this.pool, this.upload.idempotencyKey).catch((error: unknown) => {
       // A tier would take it for bytes that break off.
       throw fromPostgres(error);
     });
     if (bytes === null) throw new OrchestratorError('upload_refused', 'the row has no bytes any more');
-    return Readable.from(bytes.length > 0 ? [bytes] : [], { objectMode: false });
+    return bytes;
   }
 
   private note(error: unknown): void {

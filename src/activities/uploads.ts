@@ -1,4 +1,4 @@
-import { metricMeter } from '@temporalio/activity';
+import { cancellationSignal, metricMeter } from '@temporalio/activity';
 import type pg from 'pg';
 import { withClient } from '../database/postgres.ts';
 import { markCancelled, markFailed, markPromoting, type UploadFailure } from '../database/uploadOutcomes.ts';
@@ -12,9 +12,12 @@ import {
   type UploadReceipt,
   type UploadRequest,
 } from '../domain/uploads.ts';
+import type { StoredOutcome } from '../domain/uploadTries.ts';
 import type { UploadSources } from '../storage/uploadSources.ts';
 import { countDeadLetters } from './deadLetters.ts';
 import { onPostgres } from './failure.ts';
+import type { UploadBytes } from './uploadBytes.ts';
+import { unlessAborted } from './uploadRound.ts';
 
 export interface UploadDependencies {
   pool: pg.Pool;
@@ -23,6 +26,7 @@ export interface UploadDependencies {
   sources: Pick<UploadSources, 'check'>;
   /** Where the activities run that carry bytes. */
   bytesTaskQueue: string;
+  bytes: Pick<UploadBytes, 'storeAtOnce'>;
 }
 
 /** An upload as its workflow finds it. */
@@ -38,8 +42,30 @@ export interface AcceptedUpload {
   bytesTaskQueue: string;
 }
 
+export interface BegunUpload {
+  accepted: AcceptedUpload;
+  /** Null: it is stored already, or still to be stored. */
+  stored: StoredOutcome | null;
+}
+
+/** A workflow task may take no longer; what needs more has an activity of its own. */
+const AT_ONCE_MS = 5_000;
+
 /** The short ones, for the queue of short activities. */
-export function createUploadActivities({ pool, tierNames, sources, bytesTaskQueue }: UploadDependencies) {
+export function createUploadActivities({
+  pool,
+  tierNames,
+  sources,
+  bytesTaskQueue,
+  bytes,
+}: UploadDependencies) {
+  const accept = async (key: string, request: UploadRequest | null) => {
+    if (request) await take(pool, sources, key, request);
+    const upload = await openUpload(pool, key);
+    const accepted = { ...acceptedUpload(upload, tierNames), bytesTaskQueue };
+    if (accepted.better.length > 0) await markPromoting(pool, key);
+    return { upload, accepted };
+  };
   return {
     /**
      * Makes the upload's row the owner of what a person asks for, or finds the one that is there; one that was cancelled
@@ -47,14 +73,19 @@ export function createUploadActivities({ pool, tierNames, sources, bytesTaskQueu
      * @throws ApplicationFailure upload_refused
      */
     acceptUpload: (key: string, request: UploadRequest | null): Promise<AcceptedUpload> =>
+      onPostgres(async () => (await accept(key, request)).accepted),
+
+    /**
+     * Accepts the upload, and stores it if it is small and all is well: one local activity, and no other is needed. It
+     * ends within seconds, and may be repeated.
+     * @throws ApplicationFailure as acceptUpload
+     */
+    beginUpload: (key: string, request: UploadRequest | null): Promise<BegunUpload> =>
       onPostgres(async () => {
-        if (request) await take(pool, sources, key, request);
-        else await wakeUpload(pool, key);
-        const upload = await readUpload(pool, key);
-        if (!upload) throw new OrchestratorError('upload_refused', 'there is no upload under this key');
-        const accepted = { ...acceptedUpload(upload, tierNames), bytesTaskQueue };
-        if (accepted.better.length > 0) await markPromoting(pool, key);
-        return accepted;
+        const { upload, accepted } = await accept(key, request);
+        const signal = AbortSignal.any([cancellationSignal(), AbortSignal.timeout(AT_ONCE_MS)]);
+        const storing = unlessAborted(signal, () => bytes.storeAtOnce(upload, signal));
+        return { accepted, stored: await storing.catch(() => null) };
       }),
 
     /** Gives the upload up: it becomes a dead letter, whose replay begins anew with the same bytes. */
@@ -72,6 +103,17 @@ export function createUploadActivities({ pool, tierNames, sources, bytesTaskQueu
 }
 
 export type UploadActivities = ReturnType<typeof createUploadActivities>;
+
+/** As its row says; one that was cancelled or had failed waits again. */
+async function openUpload(pool: pg.Pool, key: string): Promise<Upload> {
+  let upload = await readUpload(pool, key);
+  if (upload?.state === 'failed' || upload?.state === 'cancelled') {
+    await wakeUpload(pool, key);
+    upload = await readUpload(pool, key);
+  }
+  if (upload) return upload;
+  throw new OrchestratorError('upload_refused', 'there is no upload under this key');
+}
 
 async function take(
   pool: pg.Pool,

@@ -79,7 +79,9 @@ export interface Upload extends UploadRequest {
 export const MAX_UPLOAD_ATTEMPTS = 5;
 /** Larger files travel by reference: with base64 and metadata this many bytes still fit into a Kafka record. */
 export const MAX_INLINE_BYTES = 700_000;
-/** How many uploads one worker carries at a time. */
+/** Up to so many bytes an upload is stored at once, from memory, without an activity of its own. */
+export const MAX_BYTES_AT_ONCE = 8 * 1024 * 1024;
+/** How many uploads one worker carries at a time, and as many that are stored at once. */
 export const MAX_UPLOADS = 8;
 
 /** Seconds before the next try, after `rounds` (from 1) that stored nothing: 2, 4, 8 … up to five minutes. */

@@ -125,6 +125,8 @@ export class TopicConsumer {
       heartbeatInterval: HEARTBEAT_INTERVAL_MS,
       rebalanceTimeout: REBALANCE_TIMEOUT_MS,
       maxWaitTimeInMs: MAX_FETCH_WAIT_MS,
+      // By default a megabyte, which is one record where records are large: then each has a transaction of its own.
+      maxBytesPerPartition: MAX_PORTION_BYTES,
       readUncommitted: false,
       allowAutoTopicCreation: false,
       retry: { restartOnFailure: async () => false },

@@ -85,21 +85,30 @@ async function* untilAborted(source: Readable, signal: AbortSignal): AsyncGenera
   }
 }
 
-/** The same bytes in portions of `bytes` each but for the last; each portion's memory is its own. */
-export async function* inPortions(source: AsyncIterable<Buffer>, bytes: number): AsyncGenerator<Buffer> {
-  let portion: Buffer | undefined;
+/**
+ * The same bytes in portions of `bytes` each but for the last. The memory of a portion is used again for the `held`th after
+ * it: so many are in use at a time, and a large file takes no more memory than a small one.
+ */
+export async function* inPortions(
+  source: AsyncIterable<Buffer>,
+  bytes: number,
+  held: number,
+): AsyncGenerator<Buffer> {
+  const memory: Buffer[] = [];
+  let portions = 0;
   let filled = 0;
   for await (const chunk of source) {
     for (let taken = 0; taken < chunk.length; ) {
-      portion ??= Buffer.allocUnsafeSlow(bytes);
+      const portion = memory[portions % held] ?? Buffer.allocUnsafeSlow(bytes);
+      memory[portions % held] = portion;
       const copied = chunk.copy(portion, filled, taken);
       taken += copied;
       filled += copied;
       if (filled < bytes) continue;
-      yield portion;
-      portion = undefined;
+      portions += 1;
       filled = 0;
+      yield portion;
     }
   }
-  if (portion) yield portion.subarray(0, filled);
+  if (filled > 0) yield memory[portions % held]!.subarray(0, filled);
 }

@@ -124,7 +124,7 @@ export class RedisTier implements StorageTier {
         .expire(partial, PARTIAL_EXPIRY_SECONDS)
         .exec();
       let index = 0;
-      for await (const portion of inPortions(bytes, PORTION)) {
+      for await (const portion of inPortions(bytes, PORTION, 1)) {
         await client.hSet(partial, String(index), portion);
         index += 1;
       }

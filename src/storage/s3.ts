@@ -11,7 +11,7 @@ import {
 import { digestOf, inPortions, isSame, promisedBytes } from './digest.ts';
 import { brokenCopy, bytesOf, checkKey, inPlace, noCopy, type Place, takenKey } from './failures.ts';
 import { diagnoseS3, isConflict, isMissing } from './s3Failures.ts';
-import { abortUpload, MAX_PARTS, putInParts, strandedUploads } from './s3Multipart.ts';
+import { abortUpload, MAX_PARTS, PARTS_HELD, putInParts, strandedUploads } from './s3Multipart.ts';
 import {
   compareChecksums,
   type OwnChecksums,
@@ -154,10 +154,11 @@ export class S3Tier implements StorageTier {
     const object = { ...target, ...condition, ...objectHeaders(facts) };
     if (facts.size > partBytes) {
       const bytesEach = Math.max(partBytes, Math.ceil(facts.size / MAX_PARTS));
-      return putInParts(this.client, object, inPortions(bytes, bytesEach), signal);
+      return putInParts(this.client, object, inPortions(bytes, bytesEach, PARTS_HELD), signal);
     }
-    let body: Buffer = Buffer.alloc(0);
-    for await (const portion of inPortions(bytes, Math.max(1, facts.size))) body = portion;
+    const chunks: Buffer[] = [];
+    for await (const chunk of bytes) chunks.push(chunk);
+    const body = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
     const own = sha256Checksum(facts);
     const put = { ...object, ...own, Body: body };
     await this.client.send(new PutObjectCommand(put), { abortSignal: signal });

@@ -14,8 +14,10 @@ import type { OwnChecksums } from './s3Objects.ts';
 /** S3 takes no more in one upload. */
 export const MAX_PARTS = 10_000;
 
-/** Parts on their way at once; as many are in memory, and the one that is being filled. */
+/** Parts on their way at once. */
 const PARALLEL = 2;
+/** In memory: those on their way, and the one that is being filled. */
+export const PARTS_HELD = PARALLEL + 1;
 
 /** How long the removal of an upload that failed is tried; the janitor finds what is left. */
 const CLEANUP_MS = 5_000;

@@ -158,7 +158,7 @@ async function openBelow(spoolDir: string, file: string): Promise<Readable> {
   if (!target.startsWith(root + path.sep)) throw refused('data_ref leads out of the spool');
   // Without NONBLOCK a FIFO would hold one of the process's few threads for ever.
   const handle = await open(target, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-  if ((await handle.stat()).isFile()) return handle.createReadStream({ highWaterMark: 1024 * 1024 });
+  if ((await handle.stat()).isFile()) return handle.createReadStream({ highWaterMark: 256 * 1024 });
   await handle.close();
   throw refused('data_ref is no regular file');
 }

@@ -10,12 +10,13 @@ import {
   defineSignal,
   isCancellation,
   proxyActivities,
+  proxyLocalActivities,
   setCurrentDetails,
   setHandler,
   workflowInfo,
 } from '@temporalio/workflow';
 import type { UploadBytesActivities } from '../activities/uploadBytes.ts';
-import type { UploadActivities } from '../activities/uploads.ts';
+import type { BegunUpload, UploadActivities } from '../activities/uploads.ts';
 import { readUploadInput, type UploadRetryInput, type UploadStart } from '../domain/uploadInput.ts';
 import {
   MAX_UPLOAD_ATTEMPTS,
@@ -60,6 +61,16 @@ const { acceptUpload, failUpload, cancelUpload } = proxyActivities<UploadActivit
   retry: { initialInterval: '1 second', maximumInterval: '10 seconds' },
 });
 
+/**
+ * Done by the worker that has the workflow task, within that: where all is well, one task is all that an upload costs
+ * Temporal. What does not succeed here is done as if it had not been tried.
+ */
+const { beginUpload } = proxyLocalActivities<UploadActivities>({
+  startToCloseTimeout: '15 seconds',
+  cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+  retry: { maximumAttempts: 1 },
+});
+
 /** Those that carry the file's bytes. */
 const carrying = (
   taskQueue: string,
@@ -94,9 +105,10 @@ class Upload {
 
   /** Ends in the best tier that is configured, or throws. */
   async run(): Promise<UploadReceipt> {
-    const accepted = await this.accept();
+    const { accepted, stored } = await this.begin();
     let outcome: StoredOutcome;
-    if (accepted.receipt) {
+    if (stored) outcome = stored;
+    else if (accepted.receipt) {
       outcome = { kind: 'stored', ...accepted, receipt: accepted.receipt };
       // Asked for once more: the first receipt is the answer, if it still holds.
       if (outcome.better.length === 0) await this.verify();
@@ -118,18 +130,19 @@ class Upload {
     this.hurried = true;
   }
 
-  private async accept() {
+  private async begin(): Promise<BegunUpload> {
     const { key, request, progress } = this.start;
     try {
-      const accepted = await acceptUpload(key, request);
-      this.filename = accepted.filename;
-      this.bytesTaskQueue = accepted.bytesTaskQueue;
-      this.become('waiting', {
-        attempts: accepted.attempts,
-        receipt: accepted.receipt,
-        last_error: accepted.receipt ? progress.lastError : (progress.lastError ?? accepted.lastError),
+      const begun = await beginUpload(key, request).catch(async (error: unknown) => {
+        if (isCancellation(error)) throw error;
+        return { accepted: await acceptUpload(key, request), stored: null };
       });
-      return accepted;
+      const { filename, bytesTaskQueue, attempts, receipt, lastError } = begun.accepted;
+      this.filename = filename;
+      this.bytesTaskQueue = bytesTaskQueue;
+      const last_error = receipt ? progress.lastError : (progress.lastError ?? lastError);
+      this.become('waiting', { attempts, receipt, last_error });
+      return begun;
     } catch (error) {
       // Nobody became the owner of anything.
       const { code, reason } = refusalIn(error);

@@ -5,13 +5,17 @@ import { MockActivityEnvironment } from '@temporalio/testing';
 import { DefaultLogger } from '@temporalio/worker';
 import fc from 'fast-check';
 import type pg from 'pg';
-import { createUploadBytesActivities, type UploadBytesActivities } from '../../src/activities/uploadBytes.ts';
+import {
+  createUploadBytesActivities,
+  UploadBytes,
+  type UploadBytesActivities,
+} from '../../src/activities/uploadBytes.ts';
 import { createUploadActivities } from '../../src/activities/uploads.ts';
 import { openPool } from '../../src/database/postgres.ts';
 import { markCancelled, objectKey } from '../../src/database/uploadOutcomes.ts';
 import type { AskedUpload } from '../../src/database/uploads.ts';
 import { readUpload } from '../../src/database/uploads.ts';
-import { TIER_NAMES, type TierName } from '../../src/domain/uploads.ts';
+import { MAX_BYTES_AT_ONCE, TIER_NAMES, type TierName } from '../../src/domain/uploads.ts';
 import { SourceError, UploadSources } from '../../src/storage/uploadSources.ts';
 import { outboxDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
@@ -36,13 +40,14 @@ async function rig(upload: AskedUpload = askedUpload('abc'), names: readonly Tie
   const sources = new UploadSources({ spoolDir: undefined, allowed: [], s3: undefined });
   let worth: TierName[] = [...names];
   let limitMs = 60_000;
-  const activities = createUploadBytesActivities({
+  const bytes = new UploadBytes({
     pool,
     tiers: names.map((name) => tiers[name]),
     tiersWorthTrying: async () => worth,
     sources,
     limitMs: () => limitMs,
   });
+  const activities = createUploadBytesActivities(bytes);
   const key = upload.idempotencyKey;
   const run = <T>(work: (activities: UploadBytesActivities) => Promise<T>, env = environment()): Promise<T> =>
     env.run(() => work(activities));
@@ -53,6 +58,7 @@ async function rig(upload: AskedUpload = askedUpload('abc'), names: readonly Tie
     tiers,
     pool,
     sources,
+    bytes,
     run,
     row: () => uploadRow(client, key),
     store: (attempt = 1, everyTier = false) =>
@@ -388,8 +394,8 @@ test('whatever the tiers do, what the row calls stored is there, and only defini
 });
 
 suite('accepting', () => {
-  const short = ({ pool, sources }: Awaited<ReturnType<typeof rig>>) =>
-    createUploadActivities({ pool, tierNames: TIER_NAMES, sources, bytesTaskQueue: 'bytes' });
+  const short = ({ pool, sources, bytes }: Awaited<ReturnType<typeof rig>>) =>
+    createUploadActivities({ pool, tierNames: TIER_NAMES, sources, bytesTaskQueue: 'bytes', bytes });
 
   test('by key it finds what is there; without a row, or with a bad reference, it is refused', async () => {
     await using r = await rig();
@@ -403,6 +409,49 @@ suite('accepting', () => {
       message: 'data_ref names a file, but SA01_SPOOL_DIR is not set',
     });
     await assert.rejects(uploadRow(r.client, 'new'));
+  });
+
+  test('what is small is stored at once, and only once', async () => {
+    await using r = await rig();
+    const { beginUpload } = short(r);
+    const begin = () => r.run(() => beginUpload(r.key, null));
+    const { accepted, stored } = await begin();
+    assert.deepEqual([accepted.receipt, stored?.receipt.tier, stored?.receipt.attempts], [null, 's3', 1]);
+    // As after a kill before the workflow task was answered.
+    const again = await begin();
+    assert.deepEqual([again.accepted.receipt, again.stored], [stored?.receipt, null]);
+    assert.equal(r.tiers.s3.stores, 1);
+    assert.equal((await receipts(r.client, r.key)).length, 1);
+  });
+
+  test('what is not stored at once is as if it had not been tried', async () => {
+    await using r = await rig();
+    const { beginUpload } = short(r);
+    for (const mood of SAYS_NO) {
+      for (const name of TIER_NAMES) r.tiers[name].mood = mood;
+      const { stored } = await r.run(() => beginUpload(r.key, null));
+      const { attempts, last_error, state } = await r.row();
+      assert.deepEqual([stored, attempts, last_error, state], [null, 0, null, 'waiting'], mood);
+    }
+    for (const name of TIER_NAMES) r.tiers[name].mood = 'up';
+    const env = environment();
+    r.tiers.s3.beforeAnswer = () => {
+      env.cancel();
+      return new Promise(() => {});
+    };
+    assert.equal((await r.run(() => beginUpload(r.key, null), env)).stored, null);
+  });
+
+  test('what may not fit into memory is not stored at once', async () => {
+    const large = { dataBase64: null, dataRef: 'spool:x', size: MAX_BYTES_AT_ONCE + 1 };
+    await using r = await rig(askedUpload('', large));
+    let opened = 0;
+    r.sources.open = async () => {
+      opened += 1;
+      return Readable.from([]);
+    };
+    const { stored } = await r.run(() => short(r).beginUpload(r.key, null));
+    assert.deepEqual([stored, opened, r.tiers.s3.stores], [null, 0, 0]);
   });
 
   test('given up it is one dead letter and one count, and by hand it waits again', async () => {

@@ -97,6 +97,25 @@ suite('a consumer', { concurrency: true }, () => {
     assert.deepEqual(sizes, [8, 8, 4]);
   });
 
+  test('large values that were sent one by one come several at a time', async () => {
+    const topic = uniqueTopic();
+    const sizes: number[] = [];
+    const sent = Promise.withResolvers<void>();
+    const handle = async (records: ConsumedRecord[]) => {
+      sizes.push(records.length);
+      await sent.promise;
+    };
+    await using consumer = startConsumer({ topic, handle });
+    await joined(consumer);
+    await send(topic, numbered(1));
+    await eventually('the first', () => sizes.length === 1);
+    for (let number = 0; number < 4; number += 1)
+      await send(topic, [{ partition: 0, value: 'x'.repeat(900_000) }]);
+    sent.resolve();
+    await eventually('all of them', () => sizes.reduce((sum, size) => sum + size, 0) === 5);
+    assert.ok(Math.max(...sizes) > 1, String(sizes));
+  });
+
   test('key, value, headers and place arrive as bytes; tombstones arrive as well', async () => {
     const topic = uniqueTopic();
     const got: ConsumedRecord[] = [];

@@ -4,13 +4,12 @@ import { existsSync } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import { after, test } from 'node:test';
 import { objectKey } from '../../src/database/uploadOutcomes.ts';
-import { UPLOAD_TOPIC } from '../../src/domain/uploads.ts';
 import { eventually } from '../support/eventually.ts';
-import { testKafka } from '../support/kafka.ts';
 import { testStack } from '../support/stack.ts';
 import {
   bytesAt,
   copiesOf,
+  deleteUploadTopic,
   multiparts,
   random,
   type SentFile,
@@ -20,13 +19,7 @@ import {
   uploadWorld,
 } from '../support/uploadWorld.ts';
 
-after(async () => {
-  const admin = testKafka().admin();
-  await admin.connect();
-  await admin.deleteTopics({ topics: [UPLOAD_TOPIC] }).catch(() => {});
-  await eventually('the topic to be gone', async () => !(await admin.listTopics()).includes(UPLOAD_TOPIC));
-  await admin.disconnect();
-});
+after(deleteUploadTopic);
 
 const KIB = 1024;
 const MIB = 1024 * KIB;

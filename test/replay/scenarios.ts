@@ -292,7 +292,7 @@ function uploadRetry(): Scenario {
     workflowId: 'upload/recorded',
     args: [{ filename: 'a file.txt', size: 3, data_ref: 'spool:recorded' }],
     activities: {
-      acceptUpload: async () => ({ filename: 'a file.txt', ...waiting }),
+      beginUpload: async () => ({ accepted: { filename: 'a file.txt', ...waiting }, stored: null }),
       async storeUpload() {
         rounds += 1;
         if (rounds === 1) return { kind: 'away', error: 's3: storage_unavailable: no answer' };

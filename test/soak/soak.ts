@@ -31,10 +31,10 @@ const soaks: Record<string, () => Promise<boolean>> = {
 
   async uploads() {
     const { holds, uploadStorm } = await import('./uploads.ts');
-    const { compareUploads, largeUpload } = await import('./uploadRates.ts');
-    const isFlat = await largeUpload(say);
-    await compareUploads(700_000, 200, say);
-    await compareUploads(6 * 1024 * 1024, 60, say);
+    const { largeUploads } = await import('./uploadMemory.ts');
+    const { deleteUploadTopic } = await import('../support/uploadWorld.ts');
+    const isFlat = await largeUploads(say);
+    await deleteUploadTopic();
     const verdict = await uploadStorm({ uploads: 2_000, kills: 3 }, say);
     console.log(JSON.stringify(verdict));
     return isFlat && holds(verdict);

@@ -87,7 +87,7 @@ export async function uploadStorm(plan: StormPlan, say: (line: string) => void):
     everyMs: 10_000,
   });
   const seconds = Math.round((performance.now() - started) / 1000);
-  return { ...(await judge(world, sent)), seconds, kills: plan.kills, outages };
+  return { ...(await judge(world, sent, say)), seconds, kills: plan.kills, outages };
 }
 
 async function sendAll(world: UploadWorld, uploads: number, sent: SentFile[]): Promise<void> {
@@ -153,15 +153,20 @@ async function allInS3(world: UploadWorld, sent: SentFile[]): Promise<boolean> {
 async function judge(
   world: UploadWorld,
   sent: SentFile[],
+  say: (line: string) => void,
 ): Promise<Omit<StormVerdict, 'seconds' | 'kills' | 'outages'>> {
   const { rows: amiss } = await world.database.client.query(
-    `SELECT FROM orchestrator.upload LEFT JOIN (
+    `SELECT idempotency_key, state, tier, tiers, touched_tiers, stored_at, promoted_at
+     FROM orchestrator.upload LEFT JOIN (
        SELECT payload->>'idempotency_key' AS key, array_agg(payload->>'tier') AS tiers
        FROM core_outboxmessage WHERE topic = 'upload.receipts' GROUP BY 1) AS told ON told.key = idempotency_key
      WHERE tiers IS NULL OR NOT tier = ANY (tiers)
        OR cardinality(tiers) <> (SELECT count(DISTINCT its) FROM unnest(tiers) AS its)`,
   );
-  const { rows: letters } = await world.database.client.query('SELECT FROM core_deadlettermessage');
+  const { rows: letters } = await world.database.client.query(
+    'SELECT original_topic, idempotency_key, error_type, error_message, created_at FROM core_deadlettermessage',
+  );
+  for (const row of [...amiss, ...letters].slice(0, 20)) say(JSON.stringify(row));
   const rows = new Map((await world.rows(sent)).map((row) => [row.key, row]));
   let corrupt = 0;
   for (const file of sent) {

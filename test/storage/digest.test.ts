@@ -32,11 +32,18 @@ test('Portions have one size but for the last, whatever the chunks were', async 
     }
     for (const size of [1, 100, 333, 1_000, 2_000]) {
       const portions: Buffer[] = [];
-      for await (const portion of inPortions(chunks(), size)) portions.push(portion);
+      const inUse: Buffer[] = [];
+      for await (const portion of inPortions(chunks(), size, 2)) {
+        // The one before is still what it was.
+        if (portions.length > 0) assert.ok(inUse.at(-1)!.equals(portions.at(-1)!));
+        inUse.push(portion);
+        portions.push(Buffer.from(portion));
+      }
+      assert.ok(new Set(inUse.map(({ buffer }) => buffer)).size <= 2);
       assert.ok(Buffer.concat(portions).equals(bytes));
       assert.ok(portions.slice(0, -1).every(({ length }) => length === size));
       assert.equal(portions.length, Math.ceil(bytes.length / size));
     }
   }
-  for await (const _ of inPortions((async function* () {})(), 10)) assert.fail();
+  for await (const _ of inPortions((async function* () {})(), 10, 1)) assert.fail();
 });

@@ -19,11 +19,13 @@ import { readConfig } from '../../src/config.ts';
 import { openPool } from '../../src/database/postgres.ts';
 import { objectKey } from '../../src/database/uploadOutcomes.ts';
 import { NOTHING_SWEPT, type Sweep } from '../../src/domain/uploadSweep.ts';
-import type { TierName, UploadRowState } from '../../src/domain/uploads.ts';
+import { type TierName, UPLOAD_TOPIC, type UploadRowState } from '../../src/domain/uploads.ts';
 import { queueUpload } from '../../src/queueUpload.ts';
 import { openTiers } from '../../src/storage/tiers.ts';
 import type { WorkerProcess } from '../../stack/workerProcess.ts';
 import { emptyDatabase } from './database.ts';
+import { eventually } from './eventually.ts';
+import { testKafka } from './kafka.ts';
 import { testStack } from './stack.ts';
 import { startWorker, temporalNamespace } from './worker.ts';
 
@@ -135,6 +137,15 @@ export async function uploadWorld({ intervalSeconds = 1 } = {}) {
 
     [Symbol.asyncDispose]: () => stack.disposeAsync(),
   };
+}
+
+/** The topic is the platform's own: the next worker would consume what is there from its beginning. */
+export async function deleteUploadTopic(): Promise<void> {
+  const admin = testKafka().admin();
+  await admin.connect();
+  await admin.deleteTopics({ topics: [UPLOAD_TOPIC] }).catch(() => {});
+  await eventually('the topic to be gone', async () => !(await admin.listTopics()).includes(UPLOAD_TOPIC));
+  await admin.disconnect();
 }
 
 type Places = UploadWorld['places'];

@@ -42,6 +42,7 @@ export async function runWorkflows(namespace: string, taskQueue: string, activit
   ];
   const running = workers.map((worker) => worker.run());
   return {
+    connection,
     async [Symbol.asyncDispose]() {
       for (const worker of workers) worker.shutdown();
       await Promise.all(running);

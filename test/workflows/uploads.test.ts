@@ -62,6 +62,8 @@ async function uploadWith(
   const calls: string[] = [];
   const activities: Activities = {
     acceptUpload: async () => fresh,
+    // By default nothing is stored at once.
+    beginUpload: async (...input) => ({ accepted: await activities.acceptUpload(...input), stored: null }),
     failUpload: async (_, { code, reason }) => void calls.push(`failed ${code}: ${reason}`),
     async cancelUpload() {
       calls.push('cancelled');
@@ -117,6 +119,35 @@ suite('stored', () => {
     assert.deepEqual([state, attempts, last_error], ['stored', 1, null]);
     assert.deepEqual(receipt, receiptOn('s3'));
     assert.deepEqual(upload.calls, []);
+  });
+
+  test('at once: one workflow task is all that it takes', async () => {
+    await using upload = await uploadWith({
+      beginUpload: async () => ({ accepted: fresh, stored: storedOn('s3') }),
+    });
+    assert.deepEqual(await upload.workflow.result(), receiptOn('s3'));
+    assert.deepEqual((await upload.status()).receipt, receiptOn('s3'));
+    const { events } = await upload.handle.fetchHistory();
+    const completed = (events ?? []).filter((event) => event.workflowTaskCompletedEventAttributes);
+    const scheduled = (events ?? []).filter((event) => event.activityTaskScheduledEventAttributes);
+    assert.deepEqual([completed.length, scheduled.length], [1, 0]);
+  });
+
+  test('at once on a lower tier: it is promoted as any other', async () => {
+    await using upload = await uploadWith({
+      beginUpload: async () => ({ accepted: fresh, stored: storedOn('filesystem') }),
+    });
+    await upload.becomes('promoting');
+    await upload.hurry();
+    assert.equal((await upload.workflow.result()).tier, 's3');
+    assert.deepEqual(upload.calls, ['cleared']);
+  });
+
+  test('the long way where that cannot even begin', async () => {
+    await using upload = await uploadWith({
+      beginUpload: () => Promise.reject(ApplicationFailure.retryable('away', 'postgres_unavailable')),
+    });
+    assert.deepEqual(await upload.workflow.result(), receiptOn('s3'));
   });
 
   test('after an outage that spends no attempt: the waits double, and retryNow ends them, for every tier', async () => {
