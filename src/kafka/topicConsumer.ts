@@ -7,7 +7,7 @@ import type { ConsumedRecord } from '../domain/consumedRecord.ts';
 import { describeError } from '../domain/errors.ts';
 import type { PartitionPlan } from '../domain/topics.ts';
 import { fromKafka } from './errors.ts';
-import { portionOf, toRecord } from './portions.ts';
+import { MAX_PORTION_BYTES, portionOf, toRecord } from './portions.ts';
 import { ensureTopics } from './topics.ts';
 
 export interface TopicConsumerOptions {
