@@ -7,12 +7,12 @@ import { type PurgeProgress, purgeStart } from '../../src/domain/maintenance.ts'
 import { MEMORY_WORKFLOW_ID, type MemorySyncReport } from '../../src/domain/memories.ts';
 import type { OutboxRelayReport } from '../../src/domain/outbox.ts';
 import type { ParkedMessage } from '../../src/domain/outboxDelivery.ts';
-import { type UploadReceipt, uploadBytesTaskQueue } from '../../src/domain/uploads.ts';
 import { eventually } from '../support/eventually.ts';
 import { healthPlan } from '../support/healthPlan.ts';
 import { beatUntilCancelled } from '../support/workflows.ts';
 import { backup, backupCancelled, restoreDrill } from './backupScenarios.ts';
 import { becomes, type Scenario } from './scenario.ts';
+import { uploadAtOnce, uploadRetry } from './uploadScenarios.ts';
 
 const report: OutboxRelayReport = {
   state: 'delivering',
@@ -270,62 +270,13 @@ function memorySync(): Scenario {
   };
 }
 
-/** Away, refused, hurried, stored on the last tier, promoted after a look in vain, and what is below is cleared. */
-function uploadRetry(): Scenario {
-  const receipt: UploadReceipt = {
-    filename: 'a file.txt',
-    tier: 'redis',
-    location: 'redis://127.0.0.1:6379/0/key',
-    size: 3,
-    sha256: 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad',
-    durability: 'in memory, written down every second',
-    attempts: 2,
-    stored_at: '2026-11-23T12:00:00.000Z',
-    promoted_at: null,
-  };
-  const bytesTaskQueue = uploadBytesTaskQueue('record');
-  const waiting = { attempts: 0, lastError: null, receipt: null, better: [], leftovers: [], bytesTaskQueue };
-  let rounds = 0;
-  let looks = 0;
-  return {
-    type: 'uploadRetry',
-    workflowId: 'upload/recorded',
-    args: [{ filename: 'a file.txt', size: 3, data_ref: 'spool:recorded' }],
-    activities: {
-      beginUpload: async () => ({ accepted: { filename: 'a file.txt', ...waiting }, stored: null }),
-      async storeUpload() {
-        rounds += 1;
-        if (rounds === 1) return { kind: 'away', error: 's3: storage_unavailable: no answer' };
-        if (rounds === 2) return { kind: 'refused', error: 's3: storage_refused: forbidden' };
-        return { kind: 'stored', receipt, better: ['s3'], leftovers: [] };
-      },
-      async promoteUpload() {
-        looks += 1;
-        if (looks === 1) return { kind: 'away', error: 's3: untried: its health' };
-        const promoted = { ...receipt, tier: 's3', promoted_at: '2026-11-23T12:01:00.000Z' };
-        return { kind: 'stored', receipt: promoted, better: [], leftovers: ['redis'] };
-      },
-      clearLeftovers: async () => {},
-    },
-    async drive(handle) {
-      await eventually('the second round', () => rounds === 2);
-      await becomes(handle, 'waiting');
-      await handle.signal('retryNow');
-      await becomes(handle, 'promoting');
-      await handle.signal('retryNow');
-      await eventually('a look in vain', () => looks === 1);
-      await handle.signal('retryNow');
-      await handle.result();
-    },
-  };
-}
-
 export const scenarios: Record<string, () => Scenario> = {
   backup,
   'backup-cancelled': backupCancelled,
   'restore-drill': restoreDrill([]),
   'restore-drill-failed': restoreDrill(['public.notes: 3 backed up, 2 restored']),
   'upload-retry': uploadRetry,
+  'upload-at-once': uploadAtOnce,
   'memory-sync': memorySync,
   'outbox-relay': outboxRelay,
   'outbox-delivery': outboxDelivery,
