@@ -3,7 +3,7 @@
 import path from 'node:path';
 import { backupSettings } from './backupSettings.ts';
 import { type BackupDestination, MANIFEST } from './backups/destination.ts';
-import { readHold, readHolds, writeHold } from './backups/holds.ts';
+import { findVerified, readHold, writeHold } from './backups/holds.ts';
 import { openDestination, sourceSlug } from './backups/open.ts';
 import { restoreDatabase, restoreFile, restoreTree } from './backups/restore.ts';
 import type { BackupSettings } from './backups/settings.ts';
@@ -136,9 +136,9 @@ async function showRetention(context: Context): Promise<void> {
     for (const group of await readGroups(client)) {
       say(`${group.type} ${group.source} at ${group.destination}`);
       const runs = await readRuns(client, group);
-      const verified = runs.filter(({ state }) => state === 'verified');
-      const found = await readHolds(await openDestination(group.destination, settings), verified, signal);
-      for (const { id } of verified) if (!found.has(id)) say(`  is gone  ${id}`);
+      const destination = await openDestination(group.destination, settings);
+      const { found, gone } = await findVerified(destination, runs, signal);
+      for (const id of gone) say(`  is gone  ${id}`);
       for (const { id, keep, reasons } of decideRetention(asFound(runs, found), retention))
         say(`  ${keep ? 'keeps  ' : 'removes'}  ${id}  ${reasons.join(', ')}`);
     }

@@ -3,7 +3,7 @@ import type { Client } from '@temporalio/client';
 import type pg from 'pg';
 import { commitManifest } from '../backups/commit.ts';
 import type { BackupDestination } from '../backups/destination.ts';
-import { readHolds } from '../backups/holds.ts';
+import { findVerified } from '../backups/holds.ts';
 import { type MakeOptions, makeBackup } from '../backups/make.ts';
 import { sourceSlug } from '../backups/names.ts';
 import { openDestination, openSource, requireApart } from '../backups/open.ts';
@@ -187,9 +187,7 @@ async function retain(
 ) {
   const group = { type, source, destination: url };
   const signal = cancellationSignal();
-  const verified = (await readRuns(pool, group)).filter(({ state }) => state === 'verified');
-  const found = await readHolds(destination, verified, signal);
-  const gone = verified.map(({ id }) => id).filter((id) => !found.has(id));
+  const { found, gone } = await findVerified(destination, await readRuns(pool, group), signal);
   if (gone.length > 0) log.warn('verified backups are not at their destination any more', { url, gone });
   const { decisions, removing } = await beginRemoval(pool, group, policy, found);
   for (const { id, address } of removing) {

@@ -90,8 +90,7 @@ export function createDrillActivities(dependencies: RestoreDrillDependencies) {
   return {
     /**
      * Restores the backup to a scratch database or directory, compares it with its manifest, runs the checks, and drops it
-     * again. What a
-     * killed try of the same drill left goes first, and what others left more than a day ago.
+     * again. What a killed try of the same drill left goes first, and what others left more than a day ago.
      */
     async drillBackup(backup: CataloguedBackup): Promise<DrillEvidence> {
       const reporter = new ProgressReporter(dependencies.temporal);

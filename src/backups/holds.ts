@@ -1,4 +1,5 @@
 import type { BackupAddress } from '../domain/backupFacts.ts';
+import type { BackupRun } from '../domain/backupRetention.ts';
 import { type BackupDestination, HOLD, MANIFEST } from './destination.ts';
 
 /** Which of these backups are there, by id, and why a person wants them kept; null: nobody does. */
@@ -13,6 +14,17 @@ export async function readHolds(
     holds.set(id, await readHold(destination, address, signal));
   }
   return holds;
+}
+
+/** Of the catalogue's verified backups: those that are at the destination, with their holds there, and those that are gone. */
+export async function findVerified(
+  destination: BackupDestination,
+  runs: (BackupRun & { address: BackupAddress | null })[],
+  signal: AbortSignal,
+): Promise<{ found: Map<string, string | null>; gone: string[] }> {
+  const verified = runs.filter(({ state }) => state === 'verified');
+  const found = await readHolds(destination, verified, signal);
+  return { found, gone: verified.map(({ id }) => id).filter((id) => !found.has(id)) };
 }
 
 /** Why a person wants it kept; null: nobody does. Beside the manifest it outlasts the catalogue. */
