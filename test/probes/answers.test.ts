@@ -119,7 +119,8 @@ test('SomaBrain is as ready as it says', async (t) => {
     const target: ProbeTarget = { kind: 'http', url: `${brain.url}/health` };
     const results = await Promise.all(Array.from({ length: 8 }, () => probeTarget(target)));
     assert.equal(results.filter(({ outcome }) => outcome === 'down').length, 2);
-    for (const { seconds } of results) assert.ok(seconds >= 0.3);
+    // A timer may fire a moment before its time.
+    for (const { seconds } of results) assert.ok(seconds >= 0.29, `after ${seconds} s`);
   });
   await t.test('something else that answers', async () => {
     await using listener = await httpListener((_, response) => void response.end('{"status": "ok"}'));
