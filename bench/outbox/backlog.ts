@@ -171,7 +171,7 @@ const insertion = ({ topic, rows, status = 'pending', key }: Filling & { topic: 
 async function millisecondsToClaim(database: Database): Promise<number> {
   const client = await database.connect();
   await OutboxJournal.takeOver(client, 0, database.deployment, 'bench');
-  const values = [0, MAX_BATCH_ROWS, FROM_THE_START, []];
+  const values = [0, MAX_BATCH_ROWS, FROM_THE_START, '0'];
   const times: number[] = [];
   for (const _ of Array(5).keys()) {
     const started = performance.now();

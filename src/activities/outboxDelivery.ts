@@ -8,7 +8,7 @@ import {
   discardMessage,
   hurryMessage,
   readMessage,
-  releaseMessage,
+  requestAttempt,
 } from '../database/outboxDelivery.ts';
 import { withClient } from '../database/postgres.ts';
 import { describeError } from '../domain/errors.ts';
@@ -42,9 +42,8 @@ export function createOutboxDeliveryActivities({ pool, temporal, stop }: OutboxD
     readMessage: (id: string): Promise<ParkedMessage | null> => look(pool, id),
 
     /**
-     * One attempt: puts the row back among the pending, from where its shard's relay takes it on the same
-     * exactly-once path as any other row, and waits for what becomes of it. An outage makes the wait longer; it is no
-     * attempt. A row whose attempt is not due yet fails at once with the last rejection, so that Temporal's attempts
+     * One attempt: asks the shard's relay for it, which sends the row on the same exactly-once path as any other, and
+     * waits for what becomes of it. An outage makes the wait longer; it is no attempt. A row whose attempt is not due yet fails at once with the last rejection, so that Temporal's attempts
      * and those in the row are the same: the first one was the relay's. Without `release` no attempt is begun: one that
      * is under way is waited for.
      * @throws ApplicationFailure message_rejected, retryable when the row's next attempt is due
@@ -55,7 +54,7 @@ export function createOutboxDeliveryActivities({ pool, temporal, stop }: OutboxD
       const workflow = temporal.workflow.getHandle(activityInfo().workflowExecution!.workflowId);
       if (found.status === 'failed') {
         if (!release || found.secondsToRetry > SLACK_SECONDS) return rejected(workflow, found);
-        await onPostgres(() => releaseMessage(pool, id));
+        await onPostgres(() => requestAttempt(pool, id));
       }
       await report(workflow, { ...found, status: 'pending', nextRetryAt: null });
       const outcome = await watch(pool, found, stop);

@@ -8,8 +8,10 @@ import { OrchestratorError } from '../domain/errors.ts';
 import {
   composeBatch,
   describeRejection,
+  judgeRetries,
   MAX_BATCH_ROWS,
   type OutboxRelayReport,
+  type RejectedRow,
   type Rejection,
 } from '../domain/outbox.ts';
 import { decideTakeover, FIRST_MARK, type Mark, type OutboxTotals } from '../domain/outboxTakeover.ts';
@@ -181,10 +183,10 @@ class OutboxRelay {
   }
 
   private async park(rejection: Rejection, culprit: OpenBatch['records'][number] | undefined): Promise<void> {
-    const dead = await this.journal.abandon(culprit && { seq: culprit.seq, rejection });
+    const dead = await this.journal.abandon(culprit && { row: culprit, rejection });
     if (!culprit) return;
     this.run.onRejected(1, dead);
-    this.retryDueAt = 0;
+    this.parked += 1 - dead;
   }
 
   /** Kafka forgets an offset a week after its last commit, so a shard without traffic renews its mark. */
@@ -262,30 +264,44 @@ class OutboxRelay {
       this.report('idle');
       const found = await this.journal.open(this.totals.batches, this.limit);
       if (found.batch || found.rejected.length > 0) claim = found;
-      else await this.dependencies.wakeUps.wait(pause, this.run.stop);
+      else if (!this.isRetrying) await this.dependencies.wakeUps.wait(pause, this.run.stop);
     }
     await this.journal.setWaiting(false);
     return claim && this.accept(claim);
   }
 
   private accept({ batch, rejected, dead }: Claim): OpenBatch | undefined {
-    const [first] = rejected;
-    if (first) {
-      this.run.onRejected(rejected.length, dead);
-      this.retryDueAt = 0;
-      // One line a batch: a flood of bad messages must not become a flood of lines. Each row has its own last_error.
-      const { row, rejection } = first;
-      const { shard } = this.run;
-      const example = { id: row.id, topic: row.topic, reason: describeRejection(rejection) };
-      this.dependencies.logger.warn({ shard, rows: rejected.length, dead, example }, 'messages parked');
-    }
+    this.tellRejected(rejected, dead);
+    this.parked += rejected.length - dead;
     return batch;
   }
 
+  /** One line a batch: a flood of bad messages must not become a flood of lines. Each row has its own last_error. */
+  private tellRejected(rejected: RejectedRow[], dead: number): void {
+    const [first] = rejected;
+    if (!first) return;
+    this.run.onRejected(rejected.length, dead);
+    const { row, rejection } = first;
+    const example = { id: row.id, topic: row.topic, reason: describeRejection(rejection) };
+    const { shard } = this.run;
+    this.dependencies.logger.warn({ shard, rows: rejected.length, dead, example }, 'messages parked');
+  }
+
+  /** Parked rows may be due that the last portion had no room for. */
+  private get isRetrying(): boolean {
+    return this.retryDueAt === 0;
+  }
+
+  /** Between two batches a portion, every second or as long as there are more. */
   private async retryDue(): Promise<void> {
     if (Date.now() < this.retryDueAt) return;
-    this.retryDueAt = Date.now() + RETRY_DUE_INTERVAL_MS;
-    this.parked = await this.journal.retryDue();
+    const { topics } = this.dependencies;
+    const { refused, dead, more } = await this.journal.retryDue((rows) =>
+      judgeRetries(rows, topics, Date.now()),
+    );
+    this.tellRejected(refused, dead);
+    this.retryDueAt = more ? 0 : Date.now() + RETRY_DUE_INTERVAL_MS;
+    if (!more) this.parked = await this.journal.countParked();
   }
 
   private count(rows: number): void {

@@ -7,27 +7,37 @@ import { shardExpression } from './deployment.ts';
  */
 export const AMONG_SEQS = `BETWEEN ($2::bigint[])[1] AND ($2::bigint[])[cardinality($2::bigint[])] AND relay_seq = ANY($2::bigint[])`;
 
-/** An OutboxRow. */
-export const ROW_COLUMNS = `
+/** An OutboxRowHead. */
+export const HEAD_COLUMNS = `
   relay_seq AS seq, id, idempotency_key AS "idempotencyKey", topic, partition_key AS key,
-  headers::text AS headers, octet_length(payload::text) AS "valueBytes",
+  headers::text AS headers, octet_length(payload::text) AS "valueBytes"`;
+
+/** An OutboxRow. */
+export const ROW_COLUMNS = `${HEAD_COLUMNS},
   CASE WHEN octet_length(payload::text) <= ${MAX_RECORD_BYTES} THEN payload::text END AS value`;
 
 /** The least bigint: below every relay_seq, also below those that somebody wrote by hand. */
 export const FROM_THE_START = '-9223372036854775808';
 
 /**
+ * What the parked rows of shard $1 with numbers up to `floor` are known by, for one snapshot to be compared with
+ * another: a sum of hashes, '0' for none. It reads all that is parked, 5,000 rows in about a millisecond.
+ */
+export const parkedUpTo = (shards: number, floor: string): string => `(
+  SELECT coalesce(sum(hashint8extended(relay_seq, 0)), 0) FROM public.core_outboxmessage
+  WHERE status = 'failed' AND ${shardExpression(shards)} = $1 AND relay_seq <= ${floor})`;
+
+/**
  * The rows of shard $1 that may be sent, in terms of `message`. Left out are those that a parked row with a lower
  * number holds back (of the same topic and key). The first line of that spares the look-ups while nothing is parked,
  * and the rest are index look-ups for the rows that are read: their cost does not grow with what is parked.
  *
- * $3 and $4 are an OutboxFloor. It counts only while all of the parked rows that it knows of are parked still.
+ * $3 and $4 are an OutboxFloor. It counts only while the rows that are parked below it are still the same.
  */
 export const claimable = (shards: number): string => `
   status = 'pending' AND ${shardExpression(shards)} = $1
-  AND relay_seq > CASE WHEN cardinality($4::uuid[]) = 0 OR cardinality($4::uuid[]) = (
-      SELECT count(*) FILTER (WHERE status = 'failed') FROM public.core_outboxmessage WHERE id = ANY($4::uuid[])
-    ) THEN $3::bigint ELSE '${FROM_THE_START}'::bigint END
+  AND relay_seq > CASE WHEN $3::bigint = '${FROM_THE_START}' THEN $3
+    WHEN $4::numeric = ${parkedUpTo(shards, '$3')} THEN $3 ELSE '${FROM_THE_START}' END
   AND (NOT (SELECT EXISTS (SELECT FROM public.core_outboxmessage WHERE status = 'failed'))
     OR partition_key IS NULL
     OR NOT EXISTS (

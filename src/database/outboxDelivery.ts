@@ -24,10 +24,13 @@ export async function readMessage(client: Queryable, id: string): Promise<Parked
   return row && { ...row, nextRetryAt: row.nextRetryAt?.toISOString() ?? null };
 }
 
-/** Puts a parked row back among the pending and wakes its relay, which is the only one that sends. */
-export async function releaseMessage(client: Queryable, id: string): Promise<void> {
+/**
+ * Asks the shard's relay for the next attempt of a parked row. Without next_retry_at it is due at once, although it has a
+ * delivery workflow.
+ */
+export async function requestAttempt(client: Queryable, id: string): Promise<void> {
   await client.query(
-    `UPDATE public.core_outboxmessage SET status = 'pending', next_retry_at = NULL WHERE id = $1 AND status = 'failed'`,
+    `UPDATE public.core_outboxmessage SET next_retry_at = NULL WHERE id = $1 AND status = 'failed'`,
     [id],
   );
   await client.query(WAKE_UP);

@@ -1,13 +1,14 @@
 import type pg from 'pg';
-import { shardExpression } from './deployment.ts';
-import { claimable, FROM_THE_START } from './outboxClaim.ts';
+import { claimable, FROM_THE_START, parkedUpTo } from './outboxClaim.ts';
 
 /** The floor is looked at again after so many rows: stepping over their index entries costs about what the look costs. */
 const ROWS_BETWEEN_LOOKS = 5_000;
 /** And after this time, if there were any rows: a slow stream of them adds up as well. */
 const MS_BETWEEN_LOOKS = 1_000;
-/** Each claim looks all of them up. With more parked below it, the floor stays where it is. */
-const MAX_PARKED_BELOW = 100;
+/** Each claim looks them over. With more of them parked, in all shards, there is no floor. */
+const MAX_PARKED = 5_000;
+
+const NONE = '0';
 
 /**
  * Where a shard's claims may begin: a claim of the rows above the floor returns what a claim from the start returns.
@@ -24,8 +25,8 @@ const MAX_PARKED_BELOW = 100;
  * come. Then one snapshot is taken, and the floor is put below the first row that may be sent, at S at most. What is
  * left at or below the floor is delivered or dead, parked, or held back by a row that is parked, which has a lower
  * number and is below the floor as well. Parked rows can come back, by the relay or by others: so the floor comes with
- * their list, and a claim heeds it only if its own snapshot shows all of them still parked. Otherwise it begins at the
- * start, until the floor is looked at again.
+ * what they are known by, and a claim heeds it only if its own snapshot shows the same ones parked. Otherwise it begins
+ * at the start, until the floor is looked at again.
  *
  * Who puts an old row back by hand (`published` or `dead` to `pending`), writes relay_seq (OVERRIDING SYSTEM VALUE) or
  * sets the sequence back is not covered: such a row is found by the next run, which begins without a floor, within a
@@ -34,8 +35,8 @@ const MAX_PARKED_BELOW = 100;
 export class OutboxFloor {
   /** The floor itself; it may be used only together with `parked`. */
   seq = FROM_THE_START;
-  /** Ids of the shard's parked rows at or below it. */
-  parked: string[] = [];
+  /** What the shard's parked rows at or below it are known by. */
+  parked = NONE;
   private readonly client: pg.ClientBase;
   private readonly shard: number;
   private readonly shards: number;
@@ -81,7 +82,7 @@ export class OutboxFloor {
     });
     const { ascending, writers, prepared } = rows[0]!;
     if (!ascending) {
-      Object.assign(this, { seq: FROM_THE_START, parked: [], candidate: undefined });
+      Object.assign(this, { seq: FROM_THE_START, parked: NONE, candidate: undefined });
       return undefined;
     }
     // A prepared transaction may go by another name than before, so any of them may be one that was waited for.
@@ -96,13 +97,12 @@ export class OutboxFloor {
   }
 
   private async moveTo(settled: bigint): Promise<void> {
-    const { rows } = await this.client.query<{ floor: string; parked: string[] }>({
+    const { rows } = await this.client.query<{ floor: string; parked: string }>({
       name: 'outbox-floor',
       text: floorQuery(this.shards),
       values: [this.shard, settled, this.seq, this.parked],
     });
-    const { floor, parked } = rows[0]!;
-    if (parked.length > MAX_PARKED_BELOW) return;
+    const { floor, parked } = rows[0] ?? { floor: FROM_THE_START, parked: NONE };
     this.seq = floor;
     this.parked = parked;
   }
@@ -120,16 +120,14 @@ const WRITERS = `
   WHERE seqrelid = pg_get_serial_sequence('public.core_outboxmessage', 'relay_seq')::regclass
   GROUP BY ascending`;
 
-/** $2 is the number that nothing is to come up to; $3 and $4 are the floor as it was. */
+/** No row where too many are parked. $2 is the number that nothing is to come up to; $3 and $4 are the floor as it was. */
 const floorQuery = (shards: number): string => `
-  SELECT floor, ARRAY(
-    SELECT id FROM public.core_outboxmessage
-    WHERE status = 'failed' AND ${shardExpression(shards)} = $1 AND relay_seq <= floor
-    LIMIT ${MAX_PARKED_BELOW + 1}
-  ) AS parked
+  SELECT floor, ${parkedUpTo(shards, 'floor')} AS parked
   FROM (
     SELECT least($2::bigint, (
       SELECT relay_seq - 1 FROM public.core_outboxmessage AS message
       WHERE ${claimable(shards)} ORDER BY relay_seq LIMIT 1
     )) AS floor
-  ) AS lowest`;
+  ) AS lowest
+  WHERE (SELECT count(*) FROM (
+    SELECT FROM public.core_outboxmessage WHERE status = 'failed' LIMIT ${MAX_PARKED + 1}) AS parked) <= ${MAX_PARKED}`;

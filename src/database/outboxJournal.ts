@@ -6,13 +6,14 @@ import {
   composeBatch,
   type OutboxRecord,
   type OutboxRow,
+  type OutboxRowHead,
   type RejectedRow,
 } from '../domain/outbox.ts';
 import type { Journal, OutboxTotals } from '../domain/outboxTakeover.ts';
 import { type Deployment, deploymentChanged, readDeployment, shardExpression } from './deployment.ts';
 import { AMONG_SEQS, claimQuery, ROW_COLUMNS } from './outboxClaim.ts';
 import { OutboxFloor } from './outboxFloor.ts';
-import { type Culprit, park, retryDue } from './outboxParking.ts';
+import { type Culprit, countParked, lockDue, park, RETRY_PORTION, release } from './outboxParking.ts';
 import { inTransaction } from './postgres.ts';
 
 /** A batch that the journal holds as open: its rows are pending, and only this relay may send them. */
@@ -29,6 +30,15 @@ export interface Claim {
   rejected: RejectedRow[];
   /** How many of those had no attempt left and became dead letters. */
   dead: number;
+}
+
+/** What became of parked rows whose next attempt was due. */
+export interface Retries {
+  refused: RejectedRow[];
+  /** How many of those had no attempt left and became dead letters. */
+  dead: number;
+  /** There may be others that are due. */
+  more: boolean;
 }
 
 const NOTHING: Claim = { batch: undefined, rejected: [], dead: 0 };
@@ -169,13 +179,30 @@ export class OutboxJournal {
         [this.shard, this.epoch],
       );
       if (rowCount !== 1) throw this.fenced();
-      return culprit ? park(this.client, this.shard, this.shards, [culprit]) : 0;
+      return culprit ? park(this.client, [culprit]) : 0;
     });
   }
 
-  /** Puts parked rows whose next attempt is due back among the pending; returns how many stay parked. */
-  async retryDue(): Promise<number> {
-    return retryDue(this.client, this.shard, this.shards);
+  /**
+   * Sees to a portion of the parked rows whose next attempt is due. Those that `judge` refuses stay where they are, at
+   * the cost of an attempt: nothing waits behind them, and what the floor knows of them stays true. The others are put
+   * back among the pending.
+   */
+  async retryDue(
+    judge: (rows: OutboxRowHead[]) => { refused: RejectedRow[]; released: OutboxRowHead[] },
+  ): Promise<Retries> {
+    return inTransaction(this.client, async () => {
+      const rows = await lockDue(this.client, this.shard, this.shards);
+      const { refused, released } = judge(rows);
+      await release(this.client, released);
+      const dead = await park(this.client, refused, 'failed');
+      return { refused, dead, more: rows.length === RETRY_PORTION };
+    });
+  }
+
+  /** How many rows of the shard are parked. */
+  async countParked(): Promise<number> {
+    return countParked(this.client, this.shard, this.shards);
   }
 
   /**
@@ -218,8 +245,7 @@ export class OutboxJournal {
   private async advance(step: Step): Promise<Claim> {
     const { from, settled, rows } = step;
     const { records, rejected } = this.compose(rows);
-    const culprits = rejected.map(({ row, rejection }) => ({ seq: row.seq, rejection }));
-    const dead = await park(this.client, this.shard, this.shards, culprits);
+    const dead = await park(this.client, rejected);
     const number = (settled?.number ?? from) + 1;
     const batch = records.length > 0 ? { number, batchId: randomUUID(), records } : undefined;
     const { rowCount } = await this.client.query({

@@ -17,6 +17,9 @@ export interface OutboxRow {
   headers: string;
 }
 
+/** A row without its payload: enough to see that there can be no record for it. */
+export type OutboxRowHead = Omit<OutboxRow, 'value'>;
+
 /** What goes to Kafka for one row. */
 export interface OutboxRecord {
   seq: string;
@@ -50,7 +53,7 @@ export type RejectionCode = (typeof rejectionCodes)[number];
 export type DeadLetterCode = RejectionCode | 'discarded';
 
 export interface RejectedRow {
-  row: OutboxRow;
+  row: OutboxRowHead;
   rejection: Rejection;
 }
 
@@ -74,7 +77,23 @@ const utf8Bytes = (text: string): number => encoder.encode(text).length;
 
 /** The record for a row, or the reason why there can be none; `facts` of its topic, as far as they are known. */
 export function toRecord(row: OutboxRow, facts?: TopicFacts): OutboxRecord | Rejection {
+  const read = readHead(row, facts);
+  if ('code' in read) return read;
   const { seq, id, topic, key, value } = row;
+  // Only what is too large is not fetched.
+  return {
+    seq,
+    id,
+    topic,
+    key,
+    value: value!,
+    headers: { ...read.headers, ...relayHeaders(row, read.headers) },
+  };
+}
+
+/** The row's own headers, or the reason why there can be no record for it. */
+function readHead(row: OutboxRowHead, facts?: TopicFacts): { headers: Record<string, string> } | Rejection {
+  const { topic, key } = row;
   if (!isLegalTopic(topic)) {
     return {
       code: 'invalid_topic',
@@ -89,19 +108,8 @@ export function toRecord(row: OutboxRow, facts?: TopicFacts): OutboxRecord | Rej
     };
   }
   const bytes = recordBytes(row);
-  if (value === null || bytes > MAX_RECORD_BYTES) {
-    return tooLarge(bytes, `at most ${MAX_RECORD_BYTES} fit into a record`);
-  }
-  return (
-    refusalBy(facts, { topic, key, bytes }) ?? {
-      seq,
-      id,
-      topic,
-      key,
-      value,
-      headers: { ...headers, ...relayHeaders(row, headers) },
-    }
-  );
+  if (bytes > MAX_RECORD_BYTES) return tooLarge(bytes, `at most ${MAX_RECORD_BYTES} fit into a record`);
+  return refusalBy(facts, { topic, key, bytes }) ?? { headers };
 }
 
 /** Why a topic of which this is known takes no such message; at least `bytes` of payload, key and headers. */
@@ -124,13 +132,13 @@ const tooLarge = (bytes: number, limit: string): Rejection => ({
   message: `payload, key and headers are ${bytes} bytes together: ${limit}`,
 });
 
-function relayHeaders({ id, idempotencyKey }: OutboxRow, headers: Record<string, string>) {
+function relayHeaders({ id, idempotencyKey }: OutboxRowHead, headers: Record<string, string>) {
   const original = REPLAY_HEADER in headers ? headers[IDEMPOTENCY_HEADER] : undefined;
   return { [IDEMPOTENCY_HEADER]: original ?? idempotencyKey, [MESSAGE_ID_HEADER]: id };
 }
 
 /** What remains of a topic's room for a record batch; no limit where the bounds of any batch are within the topic's. */
-function roomLeft(room: number | undefined, row: OutboxRow): number {
+function roomLeft(room: number | undefined, row: OutboxRowHead): number {
   if (room === undefined || room > MAX_RECORD_BYTES) return Number.POSITIVE_INFINITY;
   return room - recordBytes(row) - utf8Bytes(row.idempotencyKey) - FRAMING_BYTES;
 }
@@ -139,7 +147,7 @@ function roomLeft(room: number | undefined, row: OutboxRow): number {
 const FRAMING_BYTES = 150;
 
 /** Less than the record has in Kafka, which adds framing: whatever is above a limit by this count is above it. */
-const recordBytes = ({ valueBytes, key, headers }: OutboxRow): number =>
+const recordBytes = ({ valueBytes, key, headers }: OutboxRowHead): number =>
   valueBytes + utf8Bytes(key ?? '') + utf8Bytes(headers);
 
 function parseHeaders(text: string): Record<string, string> | undefined {
@@ -189,6 +197,28 @@ export function composeBatch(rows: OutboxRow[], topics = new OutboxTopics(), now
     if (alone) break;
   }
   return batch;
+}
+
+/**
+ * What becomes of parked rows whose next attempt is due: they are refused again where the answer is known without
+ * Kafka, and released otherwise. Of a suspected topic one row is released, to find out; the others stay due meanwhile.
+ */
+export function judgeRetries(
+  rows: OutboxRowHead[],
+  topics: OutboxTopics,
+  now: number,
+): { refused: RejectedRow[]; released: OutboxRowHead[] } {
+  const refused: RejectedRow[] = [];
+  const released: OutboxRowHead[] = [];
+  const tried = new Set<string>();
+  for (const row of rows) {
+    const { topic } = row;
+    const read = topics.verdictOn(topic, now) ?? readHead(row, topics.freshFactsOf(topic, now));
+    if ('code' in read) refused.push({ row, rejection: read });
+    else if (!(topics.isSuspect(topic) && tried.has(topic))) released.push(row);
+    tried.add(topic);
+  }
+  return { refused, released };
 }
 
 /** `outboxRelay`'s answer to the query `status`. */

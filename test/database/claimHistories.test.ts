@@ -66,7 +66,7 @@ class History {
     if (floor.seq === before) return;
     this.seen.raised += 1;
     if (this.writers.some(({ open }) => open)) this.seen.besideWriters += 1;
-    if (floor.parked.length > 0) this.seen.withParked += 1;
+    if (floor.parked !== '0') this.seen.withParked += 1;
   }
 
   private async release(): Promise<void> {

@@ -99,7 +99,7 @@ function scanOf(plan: PlanNode, index: string): PlanNode {
   return scan;
 }
 
-const NO_FLOOR = [FROM_THE_START, []];
+const NO_FLOOR = [FROM_THE_START, '0'];
 
 const claim = (limit = MAX_BATCH_ROWS): Statement => ({
   text: claimQuery(SHARDS),
@@ -168,9 +168,8 @@ describe('Claiming from 50,000 pending rows with 200,000 published ones beside t
     const statements = await recorded(client, async () => {
       const { batch } = await journal.open(0, MAX_BATCH_ROWS);
       assert.equal(batch?.records.length, MAX_BATCH_ROWS);
-      await client.query('BEGIN');
-      await journal.retryDue();
-      await client.query('ROLLBACK');
+      await journal.retryDue(() => ({ refused: [], released: [] }));
+      await journal.countParked();
       const { number, batchId, records } = batch;
       await journal.settleAndOpen({ number, batchId, seqs: records.map(({ seq }) => seq) }, MAX_BATCH_ROWS);
     });
@@ -186,7 +185,7 @@ describe('Claiming from 50,000 pending rows with 200,000 published ones beside t
       const plan = await show(client, { ...settle, values });
       await client.query('ROLLBACK');
       assert.equal(rowsReadBy(scanOf(plan, PENDING_INDEX)), MAX_BATCH_ROWS);
-      for (const name of ['outbox-retry-due', 'outbox-count-parked']) {
+      for (const name of ['outbox-due', 'outbox-count-parked']) {
         const pages = buffersOf(await show(client, statements.get(name)!));
         assert.ok(pages < 20, `${name} touches ${pages} pages`);
       }
@@ -226,7 +225,7 @@ describe('Claiming while 1,000 parked rows hold their keys back', () => {
       await insert(client, { status: 'failed', rows: 1, key: `'held'` });
       await insert(client, { status: 'pending', rows: 10_000, key: `'held'` });
       const { rows } = await client.query(
-        `SELECT max(relay_seq) AS floor, array_agg(id) FILTER (WHERE status = 'failed') AS parked,
+        `SELECT max(relay_seq) AS floor, sum(hashint8extended(relay_seq, 0)) FILTER (WHERE status = 'failed') AS parked,
            abs(hashtextextended('held', 0) % ${SHARDS}) AS shard
          FROM core_outboxmessage WHERE partition_key = 'held'`,
       );

@@ -53,7 +53,7 @@ export class Deliveries {
   /** In one snapshot: what is claimed above the floor is what is claimed from the start. */
   async assertNothingMissed(): Promise<Claimed[]> {
     await this.client.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
-    const fromStart = await this.claim(ALL, { seq: FROM_THE_START, parked: [] });
+    const fromStart = await this.claim(ALL, { seq: FROM_THE_START, parked: '0' });
     assert.deepEqual(await this.claim(), fromStart);
     await this.client.query('COMMIT');
     return fromStart;
