@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { composeBatch, MAX_RECORD_BYTES, type OutboxRow } from '../../src/domain/outbox.ts';
+import { composeBatch, judgeRetries, MAX_RECORD_BYTES, type OutboxRow } from '../../src/domain/outbox.ts';
 import { OutboxTopics } from '../../src/domain/outboxTopics.ts';
 import type { TopicFacts } from '../../src/domain/topics.ts';
 
@@ -161,6 +161,46 @@ test('claimed again and again, every row is sent or rejected, in few batches', (
           (other, at) => !gone.has(String(at)) && !held.some((parked) => isSame(parked, other)),
         );
       }
+    }),
+  );
+});
+
+const judge = (rows: OutboxRow[], topics = known()) => {
+  const { refused, released } = judgeRetries(rows, topics, now);
+  return { refused: refused.map(({ row }) => row.seq), released: released.map(({ seq }) => seq) };
+};
+
+const retries: [name: string, rows: Partial<OutboxRow>[], refused: string[], released: string[]][] = [
+  [
+    'what no record can be made of, of each row',
+    [{ headers: '[]' }, { headers: '[]' }, {}],
+    ['0', '1'],
+    ['2'],
+  ],
+  ['a topic condemned moments ago', [{ topic: 'bad' }, { topic: 'bad', key: 'other' }], ['0', '1'], []],
+  ['a limit that is known from long ago is asked anew', [{ topic: 'stale', valueBytes: 2_001 }], [], ['0']],
+  [
+    'of each suspected topic one row finds out',
+    [{ topic: 'odd' }, { topic: 'strange' }, { topic: 'odd', key: 'other' }],
+    [],
+    ['0', '1'],
+  ],
+];
+for (const [name, rows, refused, released] of retries) {
+  test(`tried again: ${name}`, () => assert.deepEqual(judge(numbered(rows)), { refused, released }));
+}
+
+test('tried again, a row is refused where a batch of it alone would reject it, and some row always gets an answer', () => {
+  fc.assert(
+    fc.property(anyRows, (rows) => {
+      const { refused, released } = judge(rows);
+      const isRejected = (row: OutboxRow) => composeBatch([row], known(), now).rejected.length === 1;
+      assert.deepEqual(
+        refused,
+        rows.filter(isRejected).map(({ seq }) => seq),
+      );
+      assert.ok(released.every((seq) => !refused.includes(seq)));
+      assert.ok(rows.length === 0 || refused.length + released.length > 0);
     }),
   );
 });
