@@ -3,6 +3,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { Client } from '@temporalio/client';
 import { Runtime } from '@temporalio/worker';
 import { type Logger, pino, stdSerializers } from 'pino';
+import { LingeringRelays } from './activities/lingeringRelays.ts';
 import { ownDatabase } from './backupSettings.ts';
 import { makeDestination } from './backups/open.ts';
 import { startSingletons } from './client.ts';
@@ -75,7 +76,8 @@ interface Running {
 
 /** Runs the workers until the stop, or until the deployment is no longer the one that they were made for. */
 async function runWorkers({ config, health, logger, resources, monitoring, stop }: Running): Promise<void> {
-  const workers = await createWorkers({ config, health, logger, resources, stop });
+  const lingering = new LingeringRelays(logger);
+  const workers = await createWorkers({ config, health, logger, resources, lingering, stop });
   const { workerConnection: connection, namespace } = resources;
   const temporal = new Client({ connection, namespace });
   const consumers = startConsumers({ config, logger, ...resources, temporal });
@@ -84,7 +86,7 @@ async function runWorkers({ config, health, logger, resources, monitoring, stop 
   let closing: Promise<unknown> | undefined;
   const shutdown = () => {
     for (const worker of workers) if (worker.getState() === 'RUNNING') worker.shutdown();
-    closing ??= Promise.all(consumers.map((consumer) => consumer.close()));
+    closing ??= Promise.all([lingering, ...consumers].map((each) => each.close()));
   };
   stop.addEventListener('abort', shutdown, { once: true });
   try {

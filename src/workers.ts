@@ -7,6 +7,7 @@ import { createBackupActivities, createMakeBackupActivities } from './activities
 import { createDeadLetterActivities } from './activities/deadLetters.ts';
 import { createHealthActivities } from './activities/health.ts';
 import { createHealthRecordActivities } from './activities/healthRecords.ts';
+import type { LingeringRelays } from './activities/lingeringRelays.ts';
 import { createMaintenanceActivities } from './activities/maintenance.ts';
 import { createMemoryActivities, createMemoryHurryActivities } from './activities/memory.ts';
 import { createOutboxActivities } from './activities/outbox.ts';
@@ -41,6 +42,7 @@ export interface Parts {
   health: HealthModel;
   logger: Logger;
   resources: Resources;
+  lingering: LingeringRelays;
   stop: AbortSignal;
 }
 
@@ -143,7 +145,7 @@ const uploadActivities = ({ config, resources }: Parts) =>
     bytes: uploadBytes(resources),
   });
 
-function relayActivities({ config, logger, resources }: Parts) {
+function relayActivities({ config, logger, resources, lingering }: Parts) {
   const { deployment, kafka, wakeUps, temporal } = resources;
   const { outboxShards } = deployment;
   const deliveries = { ...resources, taskQueue: config.taskQueue, outboxShards };
@@ -156,6 +158,7 @@ function relayActivities({ config, logger, resources }: Parts) {
     owner: workerIdentity,
     logger,
     topics,
+    lingering,
     startDeliveries: (shard) => startDeliveries(deliveries, shard),
     openPublisher: openPublisher(config, kafka, deployment, topics),
     tryKafka: () => tryKafka(kafka),

@@ -1,14 +1,19 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { activityInfo, cancellationSignal, heartbeat, log, metricMeter } from '@temporalio/activity';
 import type { Client } from '@temporalio/client';
+import { OutboxJournal } from '../database/outboxJournal.ts';
+import { connect, disconnect } from '../database/postgres.ts';
 import { describeError, OrchestratorError } from '../domain/errors.ts';
 import { type OutboxRelayReport, RELAY_REPORT_SIGNAL } from '../domain/outbox.ts';
 import { countDeadLetters } from './deadLetters.ts';
-import { toFailure } from './failure.ts';
-import { type OutboxRelayDependencies, relayOutboxShard } from './outboxRelay.ts';
+import { onPostgres, toFailure } from './failure.ts';
+import type { LingeringRelays, RunningRelay } from './lingeringRelays.ts';
+import { type OutboxRelayDependencies, type OutboxRelayRun, relayOutboxShard } from './outboxRelay.ts';
 
 export interface OutboxActivityDependencies extends OutboxRelayDependencies {
   /** For the reports of an activity to its own workflow. */
   temporal: Client;
+  lingering: LingeringRelays;
   /** Sees to the delivery workflows of a shard's parked rows. */
   startDeliveries(shard: number): Promise<void>;
 }
@@ -19,10 +24,12 @@ const TICK_MS = 1_000;
 const REPORT_INTERVAL_MS = 10_000;
 
 export function createOutboxActivities(dependencies: OutboxActivityDependencies) {
+  const { lingering } = dependencies;
   return {
     /**
-     * Relays one shard for up to `runSeconds`, or until it is cancelled or its worker stops; the batch under way is finished
-     * first. Reports to its workflow by signal. Outages are thrown, so that Temporal's retry policy does the waiting.
+     * Relays one shard for up to `runSeconds`, or until it is cancelled or its worker stops; then the batch under way is
+     * finished first. After its time the relay lingers until the shard's next run. Reports to its workflow by signal.
+     * Outages are thrown, so that Temporal's retry policy does the waiting.
      */
     async relayOutbox({
       shard,
@@ -31,8 +38,8 @@ export function createOutboxActivities(dependencies: OutboxActivityDependencies)
       shard: number;
       runSeconds: number;
     }): Promise<OutboxRelayReport> {
+      await lingering.end(shard);
       const reporter = new Reporter(dependencies.temporal);
-      const stop = AbortSignal.any([cancellationSignal(), AbortSignal.timeout(runMilliseconds(runSeconds))]);
       const deliveries = new DeliveryStarter(() => dependencies.startDeliveries(shard));
       const ticking = setInterval(() => {
         reporter.tick();
@@ -41,8 +48,12 @@ export function createOutboxActivities(dependencies: OutboxActivityDependencies)
       const onProgress = (report: OutboxRelayReport) => {
         reporter.latest = report;
       };
+      const relay = startRelay(dependencies, { shard, onProgress, ...createMeters(shard) });
       try {
-        await relayOutboxShard(dependencies, { shard, stop, onProgress, ...createMeters(shard) });
+        const cancelled = cancellationSignal();
+        await Promise.race([relay.done, timeOver(runSeconds, cancelled)]);
+        if (cancelled.aborted) await stopped(relay);
+        else await lingering.leave(shard, relay);
         return reporter.latest;
       } catch (error) {
         await reporter.ended(error);
@@ -50,6 +61,19 @@ export function createOutboxActivities(dependencies: OutboxActivityDependencies)
       } finally {
         clearInterval(ticking);
       }
+    },
+
+    /**
+     * Sees to it that no relay of the shard goes on: one that lingers in this process finishes its batch, one elsewhere
+     * is fenced.
+     */
+    async endRelay(shard: number): Promise<void> {
+      await lingering.end(shard);
+      const { databaseUrl, deployment, owner } = dependencies;
+      await onPostgres(async () => {
+        const client = await connect(databaseUrl);
+        await OutboxJournal.takeOver(client, shard, deployment, owner).finally(() => disconnect(client));
+      });
     },
   };
 }
@@ -157,9 +181,26 @@ class Reporter {
   }
 }
 
+function startRelay(
+  dependencies: OutboxActivityDependencies,
+  run: Omit<OutboxRelayRun, 'stop'>,
+): RunningRelay {
+  const controller = new AbortController();
+  const done = relayOutboxShard(dependencies, { ...run, stop: controller.signal });
+  return { done, stop: () => controller.abort() };
+}
+
+function stopped({ stop, done }: RunningRelay): Promise<void> {
+  stop();
+  return done;
+}
+
 /**
- * Runs end at different moments. A worker with all the shards has no slot left to poll with, so the next shard that
- * comes free goes to the worker that has been waiting; if all came free at once, all of them would.
+ * Resolves when the run is over or cancelled. Runs end at different moments: a worker with all the shards has no slot
+ * left to poll with, so the next shard that comes free goes to the worker that has been waiting; if all came free at
+ * once, all of them would.
  */
-const runMilliseconds = (runSeconds: number): number =>
-  Math.round(runSeconds * 1000 * (0.75 + Math.random() / 4));
+async function timeOver(runSeconds: number, cancelled: AbortSignal): Promise<void> {
+  const ms = Math.round(runSeconds * 1000 * (0.75 + Math.random() / 4));
+  await delay(ms, undefined, { signal: cancelled, ref: false }).catch(() => {});
+}

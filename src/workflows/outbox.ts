@@ -2,12 +2,12 @@ import {
   ActivityCancellationType,
   ActivityFailure,
   ApplicationFailure,
-  allHandlersFinished,
   CancellationScope,
   condition,
   continueAsNew,
   defineQuery,
   defineSignal,
+  patched,
   proxyActivities,
   setCurrentDetails,
   setHandler,
@@ -39,6 +39,9 @@ export interface OutboxRelayInput {
 /** How long one activity relays: the bound within which a shard can move to a worker that has joined. */
 const RUN_SECONDS = 60;
 
+/** Since 2026-11 a pause ends the relay that lingers after its run. */
+const END_RELAY = 'end-relay';
+
 /**
  * Relays one shard of the outbox for ever. The work is in one long activity; this workflow keeps what must outlive a
  * worker: that the shard is relayed at all, the wait while Kafka or Postgres is away, pause and resume, the status.
@@ -59,11 +62,12 @@ export async function outboxRelay(input: OutboxRelayInput = {}): Promise<void> {
     if (isReport(report)) relay.accept(report);
   });
 
-  while (!isHistoryLong(input.historyLimit)) {
-    if (relay.paused) await condition(() => !relay.paused || isHistoryLong(input.historyLimit));
+  while (relay.isPausing || !isHistoryLong(input.historyLimit)) {
+    if (relay.isPausing) await relay.comeToRest();
+    else if (relay.paused) await condition(() => !relay.paused || isHistoryLong(input.historyLimit));
     else await relay.runOnce();
   }
-  await condition(allHandlersFinished);
+  // No handler waits for anything, so none is under way.
   await continueAsNew<typeof outboxRelay>({ ...input, status: relay.status });
 }
 
@@ -72,6 +76,7 @@ class Relay {
   paused: boolean;
   private running: CancellationScope | undefined;
   private readonly relayOutbox: OutboxActivities['relayOutbox'];
+  private readonly endRelay: OutboxActivities['endRelay'];
 
   constructor(shard: number, { status }: OutboxRelayInput) {
     this.status = status ?? {
@@ -94,6 +99,17 @@ class Relay {
       cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
       summary: `shard ${shard}`,
     }));
+    ({ endRelay: this.endRelay } = proxyActivities<OutboxActivities>({
+      taskQueue: relayTaskQueue(workflowInfo().taskQueue),
+      scheduleToCloseTimeout: '20 seconds',
+      retry: { maximumAttempts: 3 },
+      summary: `shard ${shard}`,
+    }));
+  }
+
+  /** A pause was asked for, and something may still be delivered. */
+  get isPausing(): boolean {
+    return this.paused && this.status.state !== 'paused';
   }
 
   async runOnce(): Promise<void> {
@@ -112,14 +128,25 @@ class Relay {
     } finally {
       this.running = undefined;
     }
+  }
+
+  /** A relay lingers after its run: it has ended when the shard is said to be paused. */
+  async comeToRest(): Promise<void> {
+    if (patched(END_RELAY)) {
+      try {
+        await this.endRelay(this.status.shard);
+      } catch (error) {
+        // Without Postgres no relay goes on, and without a worker there is none.
+        if (CancellationScope.current().consideredCancelled) throw error;
+      }
+    }
     if (this.paused) this.become('paused');
   }
 
   pause(reason: string | null = null): void {
     this.paused = true;
     if (reason !== null) this.status = { ...this.status, last_error: reason };
-    if (this.running) this.running.cancel();
-    else this.become('paused');
+    this.running?.cancel();
   }
 
   resume(): void {

@@ -37,6 +37,7 @@ function outboxRelay(): Scenario {
         await beatUntilCancelled();
         return report;
       },
+      endRelay: async () => {},
     },
     async drive(handle) {
       await becomes(handle, 'paused');

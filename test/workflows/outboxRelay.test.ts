@@ -35,10 +35,11 @@ async function relayWith(
   relayOutbox: OutboxActivities['relayOutbox'],
   args: unknown[] = [],
   workflowId = 'outbox-relay-0',
+  endRelay: OutboxActivities['endRelay'] = async () => {},
 ) {
   const stack = new AsyncDisposableStack();
   const namespace = stack.use(await temporalNamespace());
-  stack.use(await runWorkflows(namespace.name, taskQueue, { relayOutbox }));
+  stack.use(await runWorkflows(namespace.name, taskQueue, { relayOutbox, endRelay }));
   const handle = await namespace.client.workflow.start(outboxRelay, {
     workflowId,
     taskQueue,
@@ -76,6 +77,45 @@ suite('pause and resume', () => {
     await eventually('the second run', () => runs === 2);
     await relay.handle.signal(pauseRelaySignal);
     await relay.becomes('paused');
+  });
+
+  test('what lingers after its run has ended when the shard is said to be paused', async () => {
+    let isOver = false;
+    const ended: number[] = [];
+    let letEnd = () => {};
+    const asked = new Promise<void>((resolve) => {
+      letEnd = resolve;
+    });
+    await using relay = await relayWith(
+      async () => {
+        if (isOver) return idleUntilCancelled();
+        isOver = true;
+        return report();
+      },
+      [],
+      'outbox-relay-0',
+      async (shard) => {
+        ended.push(shard);
+        await asked;
+      },
+    );
+    await eventually('the second run', () => isOver);
+    await relay.handle.signal(pauseRelaySignal);
+    await eventually('its end to be asked for', () => ended.length === 1);
+    assert.notEqual((await relay.status()).state, 'paused');
+    letEnd();
+    await relay.becomes('paused');
+    assert.deepEqual(ended, [0]);
+  });
+
+  test('a shard of which nobody can end the relay comes to rest as well', async () => {
+    await using relay = await relayWith(idleUntilCancelled, [], 'outbox-relay-0', () =>
+      Promise.reject(ApplicationFailure.nonRetryable('Postgres is away', 'postgres_unavailable')),
+    );
+    await relay.handle.signal(pauseRelaySignal);
+    await relay.becomes('paused');
+    await relay.handle.signal(resumeRelaySignal);
+    await relay.becomes('idle');
   });
 
   test('a pause during an outage does not wait for its end', async () => {
