@@ -31,8 +31,11 @@ export interface OutboxDeliveryDependencies {
 }
 
 /** The row is looked at this often at first, ever more rarely while Kafka is away. */
-const MIN_POLL_MS = 100;
+const MIN_POLL_MS = 250;
 const MAX_POLL_MS = 2_000;
+/** An attempt that takes longer is told to the workflow before its end. Most are over sooner: that spares a signal. */
+const TELL_AFTER_MS = 2_000;
+const MAX_SPREAD_SECONDS = 5;
 /** An attempt that is due within this time is due. */
 const SLACK_SECONDS = 0.5;
 
@@ -56,8 +59,8 @@ export function createOutboxDeliveryActivities({ pool, temporal, stop }: OutboxD
         if (!release || found.secondsToRetry > SLACK_SECONDS) return rejected(workflow, found);
         await onPostgres(() => requestAttempt(pool, id));
       }
-      await report(workflow, { ...found, status: 'pending', nextRetryAt: null });
-      const outcome = await watch(pool, found, stop);
+      const tell = () => report(workflow, { ...found, status: 'pending', nextRetryAt: null });
+      const outcome = await watch(pool, found, { stop, tell });
       return outcome?.status === 'failed' ? rejected(workflow, outcome) : outcome;
     },
 
@@ -82,13 +85,18 @@ const look = async (pool: pg.Pool, id: string): Promise<ParkedMessage | null> =>
 async function watch(
   pool: pg.Pool,
   { id, attempts }: ParkedMessage,
-  stop: AbortSignal,
+  { stop, tell }: { stop: AbortSignal; tell(): Promise<void> },
 ): Promise<ParkedMessage | null> {
+  const since = performance.now();
+  let isTold = false;
   for (let pause = MIN_POLL_MS; !stop.aborted; pause = Math.min(MAX_POLL_MS, pause * 1.5)) {
     heartbeat();
     await sleep(pause);
     const found = await unlessAway(async () => (await readMessage(pool, id)) ?? null);
     if (found === null || (found && (isSettled(found) || found.attempts > attempts))) return found;
+    if (isTold || performance.now() - since < TELL_AFTER_MS) continue;
+    isTold = true;
+    await tell();
   }
   throw workerStops();
 }
@@ -98,9 +106,15 @@ async function rejected(workflow: WorkflowHandle, message: ParkedMessage): Promi
   throw ApplicationFailure.create({
     type: 'message_rejected',
     message: message.lastError ?? 'refused without a reason',
-    nextRetryDelay: Math.max(1, Math.ceil(message.secondsToRetry * 1000)),
+    // What was refused together is due together: the attempts are spread, and still within the relay's patience.
+    nextRetryDelay: Math.max(
+      1,
+      Math.ceil(1000 * (message.secondsToRetry + spread(message.secondsToRetry / 4))),
+    ),
   });
 }
+
+const spread = (seconds: number): number => Math.random() * Math.min(seconds, MAX_SPREAD_SECONDS);
 
 /** News for the status; a report that Temporal cannot take is dropped, and the activity's end tells the same. */
 async function report(workflow: WorkflowHandle, message: ParkedMessage): Promise<void> {
@@ -117,13 +131,16 @@ export interface DeliveryStarts {
   outboxShards: number;
 }
 
-/** Gives parked rows of a shard their delivery workflows, as many as may run at once. Safe to call again and again. */
+/** Called every second, it starts fifty workflows within ten. All at once they would keep Temporal busy for some. */
+const STARTS_AT_ONCE = 5;
+
+/** Gives parked rows of a shard their delivery workflows, a few at a time. Safe to call again and again. */
 export async function startDeliveries(
   { pool, temporal, taskQueue, outboxShards }: DeliveryStarts,
   shard: number,
 ): Promise<void> {
   const chosen = await withClient(pool, (client) => chooseDeliveries(client, shard, outboxShards));
-  for (const id of chosen) {
+  for (const id of chosen.slice(0, STARTS_AT_ONCE)) {
     await temporal.workflow.start(OUTBOX_DELIVERY_WORKFLOW, {
       workflowId: outboxDeliveryWorkflowId(id),
       taskQueue,

@@ -71,12 +71,21 @@ async function rig({ attempts = 1, maxAttempts = 5, seconds = 3_600 }: Parked = 
     workflow,
     delivery,
     hooks,
-    is: (status: string, withinMs = 60_000) =>
+    is: (status: string) =>
+      eventually(`the row to be ${status}`, async () => {
+        const { rows } = await client.query('SELECT status FROM core_outboxmessage WHERE id = $1', [id]);
+        return rows[0].status === status;
+      }),
+    /** The relay is asked for the attempt, and puts the row back among the pending. */
+    take: (withinMs = 60_000) =>
       eventually(
-        `the row to be ${status}`,
+        'the attempt to be asked for',
         async () => {
-          const { rows } = await client.query('SELECT status FROM core_outboxmessage WHERE id = $1', [id]);
-          return rows[0].status === status;
+          const { rowCount } = await client.query(
+            `UPDATE core_outboxmessage SET status = 'pending' WHERE id = $1 AND status = 'failed' AND next_retry_at IS NULL`,
+            [id],
+          );
+          return rowCount === 1;
         },
         { withinMs },
       ),
@@ -111,7 +120,7 @@ test("Temporal's attempts are the row's, and the last refusal ends the workflow"
       discarding: false,
     });
     await eventually('the next attempt', async () => (await rigged.attemptInTemporal()) === attempt + 1);
-    await rigged.is('pending');
+    await rigged.take();
     await rigged.says('trying', attempt);
     assert.equal(await refuse(client, [id]), attempt === 2 ? 1 : 0);
   }
@@ -124,7 +133,7 @@ test("Temporal's attempts are the row's, and the last refusal ends the workflow"
 
 test('An outage is no attempt: the workflow waits for the relay however long it takes', async () => {
   await using rigged = await rig({ maxAttempts: 2, seconds: 0 });
-  await rigged.is('pending');
+  await rigged.take();
   await rigged.says('trying', 1);
   const attempt = await rigged.attemptInTemporal();
   // Longer than the retry policy would wait, and the activity is still the same attempt.
@@ -138,7 +147,7 @@ test('retryNow makes the next attempt at once, and after it the usual wait begin
   await using rigged = await rig();
   await rigged.says('waiting', 1);
   await rigged.delivery.retryNow();
-  await rigged.is('pending');
+  await rigged.take();
   await rigged.says('trying', 1);
   await rigged.delivery.retryNow();
   // Under way, there is nothing to hurry; heard only after the refusal, it would hurry the next attempt.
@@ -147,7 +156,7 @@ test('retryNow makes the next attempt at once, and after it the usual wait begin
   const { next_retry_at } = await rigged.says('waiting', 2);
   const wait = (Date.parse(next_retry_at!) - Date.now()) / 1000;
   assert.ok(wait > 1 && wait <= 4, `next attempt in ${wait} s`);
-  await rigged.is('pending');
+  await rigged.take();
   await rigged.set(`status = 'published', published_at = now()`);
   assert.equal((await rigged.delivery.result()).state, 'delivered');
 });
@@ -163,7 +172,7 @@ test('A worker that dies in the last attempt: the workflow goes on by what the r
     if (attempts === 2) await delay(32_000);
   };
   await rigged.delivery.retryNow();
-  await rigged.is('pending', 120_000);
+  await rigged.take(120_000);
   await rigged.set(`status = 'published', published_at = now()`);
   assert.equal((await rigged.delivery.result()).state, 'delivered');
 });
@@ -187,7 +196,7 @@ suite('discard', () => {
   for (const outcome of ['published', 'failed'] as const) {
     test(`waits for the attempt under way: ${outcome}`, async () => {
       await using rigged = await rig({ seconds: 0 });
-      await rigged.is('pending');
+      await rigged.take();
       await rigged.delivery.discard();
       await eventually('the wish', async () => (await rigged.delivery.status()).discarding);
       await rigged.says('trying', 1);
@@ -205,7 +214,7 @@ suite('discard', () => {
 
   test('makes no further attempt, even if the one under way has failed and the next is due when it looks', async () => {
     await using rigged = await rig({ seconds: 0 });
-    await rigged.is('pending');
+    await rigged.take();
     await rigged.says('trying', 1);
     rigged.hooks.beforeDelivery = async () => {
       await rigged.set(`status = 'failed', attempts = 2, next_retry_at = now()`);
@@ -226,7 +235,7 @@ suite('what people do to rows by SQL', () => {
   test('fewer max_attempts than it has had', async () => {
     await using rigged = await rig({ attempts: 6, maxAttempts: 3, seconds: 2 });
     await rigged.says('waiting', 6);
-    await rigged.is('pending');
+    await rigged.take();
     await rigged.set(`status = 'published', published_at = now()`);
     assert.equal((await rigged.delivery.result()).state, 'delivered');
   });
@@ -234,7 +243,7 @@ suite('what people do to rows by SQL', () => {
   test('no attempt in the books, and as many allowed as an integer can hold', async () => {
     await using rigged = await rig({ attempts: 0, maxAttempts: 2_147_483_647, seconds: 1 });
     await rigged.says('waiting', 0);
-    await rigged.is('pending');
+    await rigged.take();
     await rigged.set(`status = 'published', published_at = now()`);
     assert.equal((await rigged.delivery.result()).state, 'delivered');
   });
@@ -244,7 +253,7 @@ suite('what people do to rows by SQL', () => {
     await rigged.says('waiting', 1);
     await rigged.set(`next_retry_at = 'infinity'`);
     await rigged.delivery.retryNow();
-    await rigged.is('pending');
+    await rigged.take();
     await rigged.set(`status = 'published', published_at = now()`);
     assert.equal((await rigged.delivery.result()).state, 'delivered');
   });
