@@ -29,6 +29,8 @@ export class TarWriter {
     const { promise: done, resolve, reject } = Promise.withResolvers<void>();
     done.catch(() => {});
     const entry = this.archive.entry(header, (error) => (error ? reject(error) : resolve()));
+    // What ends the archive ends the entry too, and the archive tells it; unheard it would end this process.
+    entry.on('error', () => {});
     for await (const chunk of content) if (!entry.write(chunk)) await Promise.race([drained(entry), done]);
     entry.end(undefined);
     await done;

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
@@ -21,6 +22,8 @@ import { isRunning } from '../support/backupFaults.ts';
 import { backupPlace } from '../support/backups.ts';
 import { emptyDatabase, outboxDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
+import { FragileWay } from '../support/fragileWay.ts';
+import { s3FilesBelow, stackS3, unfinished } from '../support/storage.ts';
 import { temporalNamespace } from '../support/worker.ts';
 
 /** A small tree and the activities that back it up to a directory. */
@@ -200,6 +203,24 @@ test('what earlier tries left is removed before another one begins, and at the e
 
   await on.end(begun);
   assert.deepEqual(await readdir(on.directory), ['somebody-elses']);
+});
+
+test('the way to S3 is lost in the middle of a try, for good; the next one removes its parts and makes the backup', async () => {
+  await using on = await backups();
+  await using way = await FragileWay.to(stackS3().endpoint);
+  const { s3 } = on.place.settings.destinations;
+  Object.assign(on.place.settings.destinations, { s3: { ...s3, endpoint: way.endpoint } });
+  const size = 40_000_000;
+  await writeFile(path.join(on.place.directory, 'sources', 'tree', 'file'), randomBytes(size));
+  const destination = `s3://${s3!.buckets[0]}/backups-${crypto.randomUUID()}`;
+  const begun = await on.begin('lost way', { destination });
+  way.breaksAfter(size / 2, 'request');
+  await assert.rejects(on.make(begun), { type: 'backup_failed', nonRetryable: false });
+  const place = `files/${sourceSlug(begun.source)}/${begun.id}`;
+  assert.deepEqual(await s3FilesBelow(destination), [unfinished(`${place}-1/data`)]);
+  way.mend();
+  await on.commit(begun, await on.make(begun));
+  assert.deepEqual(await s3FilesBelow(destination), [`${place}-2/data`, `${place}-2/manifest.json`]);
 });
 
 test('retention removes older backups, and what killed workers left two days ago; nothing that is newer', async () => {

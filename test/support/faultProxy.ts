@@ -169,8 +169,15 @@ export class FaultProxy implements AsyncDisposable {
       else link.deaf = true;
       return;
     }
-    if (!to.write(message.bytes)) await Promise.race([once(to, 'drain'), once(to, 'close')]);
+    if (!to.write(message.bytes)) await untilDrained(to);
   }
+}
+
+async function untilDrained(to: Socket): Promise<void> {
+  const over = new AbortController();
+  const { signal } = over;
+  await Promise.race([once(to, 'drain', { signal }), once(to, 'close', { signal })]);
+  over.abort();
 }
 
 function cut(link: Link): void {

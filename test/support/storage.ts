@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
+import { ListMultipartUploadsCommand, ListObjectsV2Command } from '@aws-sdk/client-s3';
+import { s3Client } from '../../src/backups/s3.ts';
 import type { S3Settings } from '../../src/storage/s3.ts';
 import type { StorageTier, StoredFacts } from '../../src/storage/tier.ts';
 import { testStack } from './stack.ts';
@@ -64,6 +66,20 @@ export function stackS3(): S3Settings {
     accessKeyId: env.AWS_ACCESS_KEY_ID!,
     secretAccessKey: env.AWS_SECRET_ACCESS_KEY!,
   };
+}
+
+export const unfinished = (file: string): string => `${file} (unfinished)`;
+
+/** The objects below an `s3://` URL, by their names there, and the uploads that are `unfinished`. */
+export async function s3FilesBelow(url: string): Promise<string[]> {
+  const { hostname, pathname } = new URL(url);
+  const prefix = `${pathname.slice(1)}/`;
+  const there = { Bucket: hostname, Prefix: prefix };
+  const client = s3Client(stackS3());
+  const { Contents = [] } = await client.send(new ListObjectsV2Command(there));
+  const { Uploads = [] } = await client.send(new ListMultipartUploadsCommand(there));
+  const own = (key = '') => key.slice(prefix.length);
+  return [...Contents.map(({ Key }) => own(Key)), ...Uploads.map(({ Key }) => unfinished(own(Key)))].sort();
 }
 
 /** A directory that goes with its user. */
