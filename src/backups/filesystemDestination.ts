@@ -136,6 +136,10 @@ export class FilesystemDestination implements BackupDestination {
   ): Promise<void> {
     try {
       const directory = await this.directory(address);
+      // What a killed worker left of it: beside a manifest nobody would look for that.
+      for (const left of await readdir(directory))
+        if (left.startsWith(name + PARTIAL) && isOwnFile(left))
+          await rm(path.join(directory, left), { force: true });
       const partial = path.join(directory, `${name}${PARTIAL}${randomUUID()}`);
       await writeDurably(partial, fill);
       await rename(partial, path.join(directory, name));

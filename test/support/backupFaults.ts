@@ -40,13 +40,13 @@ function altered(content: Readable, fault: (chunk: Buffer, position: number) => 
   return content.pipe(through);
 }
 
-/** The pids of this process's children that run the program. */
-export async function childrenRunning(program: string): Promise<number[]> {
+/** The pids of a process's children that run the program. */
+export async function childrenRunning(program: string, parent = process.pid): Promise<number[]> {
   const { stdout } = await promisify(execFile)('ps', ['-A', '-o', 'pid=,ppid=,args=']);
   return stdout
     .split('\n')
     .map((line) => /^\s*(\d+)\s+(\d+)\s+(\S+)/.exec(line))
-    .filter((match) => match && Number(match[2]) === process.pid && match[3]!.endsWith(program))
+    .filter((match) => match && Number(match[2]) === parent && match[3]!.endsWith(program))
     .map((match) => Number(match![1]));
 }
 

@@ -18,6 +18,8 @@ export type StorageFault =
   | 'drops request'
   /** The request is done, its answer is lost. */
   | 'drops response'
+  /** The request is done, and its answer does not come. */
+  | 'keeps response'
   /** The answer's body arrives otherwise than it was sent. */
   | 'flips response'
   /** The answer says nothing of checksums, as older servers do. */
@@ -39,6 +41,7 @@ export class StorageProxy implements AsyncDisposable {
   private readonly server: Server;
   private readonly target: URL;
   private counts = new Map<string, number>();
+  private unanswered = 0;
 
   private constructor(server: Server, target: URL) {
     this.server = server;
@@ -67,8 +70,14 @@ export class StorageProxy implements AsyncDisposable {
     return this.counts.get(method) ?? 0;
   }
 
+  /** Requests since the fault was told that get no answer. */
+  get held(): number {
+    return this.unanswered;
+  }
+
   does(fault: (request: StorageRequest) => StorageFault | undefined): void {
     this.counts = new Map();
+    this.unanswered = 0;
     this.fault = fault;
   }
 
@@ -84,7 +93,7 @@ export class StorageProxy implements AsyncDisposable {
     const count = this.count(method) + 1;
     this.counts.set(method, count);
     const fault = this.fault({ method, url, count });
-    if (fault === 'hangs') return;
+    if (fault === 'hangs') return void this.unanswered++;
     const body = await buffer(incoming);
     if (fault === 'pretends') return pretend(answer);
     if (typeof fault === 'object') return refuse(answer, fault);
@@ -103,6 +112,7 @@ export class StorageProxy implements AsyncDisposable {
     const [response] = (await once(upstream, 'response')) as [IncomingMessage];
     const content = await buffer(response);
     if (fault === 'drops response') return void answer.destroy();
+    if (fault === 'keeps response') return void this.unanswered++;
     const headers = Object.entries(response.headers).filter(
       ([name]) => fault !== 'tells no checksum' || !name.startsWith('x-amz-checksum'),
     );
