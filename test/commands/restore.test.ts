@@ -1,26 +1,12 @@
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { cp, mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { Readable } from 'node:stream';
 import { test } from 'node:test';
-import { promisify } from 'node:util';
 import { attemptId, type BackupManifest, manifestOf } from '../../src/domain/backups.ts';
 import { type BackupPlace, backupPlace, never } from '../support/backups.ts';
 import { outboxDatabase } from '../support/database.ts';
-import { testStack } from '../support/stack.ts';
-
-/** `npm run restore -- …`: what it says, and what it complains of. */
-async function command(env: Record<string, string>, ...args: string[]) {
-  const file = path.join(import.meta.dirname, '..', '..', 'src', 'restoreCommand.ts');
-  const running = promisify(execFile)(process.execPath, [file, ...args], {
-    env: { ...process.env, ...testStack().env(), ...env },
-  });
-  return running.then(
-    ({ stdout, stderr }) => ({ code: 0, said: stdout, complained: stderr }),
-    ({ code, stdout, stderr }) => ({ code: Number(code), said: stdout, complained: stderr }),
-  );
-}
+import { restoreCommand } from '../support/restoreCommand.ts';
 
 const idOf = (day: number): string => `2026010${day}t030000z-0000000${day}`;
 
@@ -58,7 +44,7 @@ test('list and catalogue pass by what is no backup, and say so', async () => {
   await mkdir(path.join(unreadable, 'manifest.json'));
   await cp(good, `${good}-copy`, { recursive: true });
 
-  const list = await command(env, 'list');
+  const list = await restoreCommand(env, 'list');
   assert.equal(list.code, 0, list.complained);
   assert.deepEqual(list.said.match(/^2026\w+-\w+/gm), [idOf(2), idOf(1)]);
   for (const complaint of [
@@ -69,7 +55,7 @@ test('list and catalogue pass by what is no backup, and say so', async () => {
     assert.match(list.complained, complaint);
 
   for (const _ of ['once', 'again']) {
-    const catalogue = await command(env, 'catalogue');
+    const catalogue = await restoreCommand(env, 'catalogue');
     assert.match(catalogue.said, /^1 backups of .* are in the catalogue/, catalogue.complained);
     assert.match(catalogue.complained, /00000001: its key belongs to another backup of the catalogue/);
     const { rows } = await database.client.query(
@@ -94,19 +80,22 @@ test('a hold outlasts the catalogue; retention tells what would go, and what is 
   };
   for (const day of [1, 2, 3]) await lay(place, day);
   const gone = await lay(place, 4);
-  assert.match((await command(env, 'catalogue')).said, /^4 backups/);
+  assert.match((await restoreCommand(env, 'catalogue')).said, /^4 backups/);
   await rm(gone, { recursive: true });
-  assert.equal((await command(env, 'hold', idOf(1), 'an audit')).code, 0);
-  assert.match((await command(env, 'list')).said, new RegExp(`^${idOf(1)} .* on hold: an audit$`, 'm'));
+  assert.equal((await restoreCommand(env, 'hold', idOf(1), 'an audit')).code, 0);
+  assert.match(
+    (await restoreCommand(env, 'list')).said,
+    new RegExp(`^${idOf(1)} .* on hold: an audit$`, 'm'),
+  );
   await database.client.query(`DELETE FROM orchestrator.backup WHERE id = $1`, [idOf(1)]);
-  assert.match((await command(env, 'catalogue')).said, /^3 backups/);
-  assert.deepEqual((await command(env, 'retention')).said.trim().split('\n').slice(1), [
+  assert.match((await restoreCommand(env, 'catalogue')).said, /^3 backups/);
+  assert.deepEqual((await restoreCommand(env, 'retention')).said.trim().split('\n').slice(1), [
     `  is gone  ${idOf(4)}`,
     `  keeps    ${idOf(3)}  the last good one, one of the last`,
     `  removes  ${idOf(2)}  no rule keeps it`,
     `  keeps    ${idOf(1)}  on hold: an audit`,
   ]);
-  assert.equal((await command(env, 'release', idOf(1))).code, 0);
-  assert.match((await command(env, 'retention')).said, new RegExp(`removes  ${idOf(1)}  no rule`));
-  assert.match((await command(env, 'hold', idOf(4), 'x')).complained, /there is no backup/);
+  assert.equal((await restoreCommand(env, 'release', idOf(1))).code, 0);
+  assert.match((await restoreCommand(env, 'retention')).said, new RegExp(`removes  ${idOf(1)}  no rule`));
+  assert.match((await restoreCommand(env, 'hold', idOf(4), 'x')).complained, /there is no backup/);
 });

@@ -1,16 +1,14 @@
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
-import { promisify } from 'node:util';
 import { ownDatabase } from '../../src/backupSettings.ts';
 import { scratchNames } from '../../src/database/restoreDrills.ts';
 import { BACKUP_SCHEDULE_ID, DRILL_SCHEDULE_ID } from '../../src/schedules.ts';
 import { backupWorld, filesIn, fill } from '../support/backupWorld.ts';
 import { emptyDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
-import { testStack } from '../support/stack.ts';
+import { restoreCommand } from '../support/restoreCommand.ts';
 import { startWorker } from '../support/worker.ts';
 
 test('a worker killed with -9 in the middle: another one makes the backup, and nothing else is left', async () => {
@@ -133,17 +131,6 @@ test('the Schedules are made, and the one of the drill finds what the other has 
   }
 });
 
-/** `npm run restore -- …`, in this process's Node. */
-async function command(env: Record<string, string>, ...args: string[]) {
-  const file = path.join(import.meta.dirname, '..', '..', 'src', 'restoreCommand.ts');
-  return promisify(execFile)(process.execPath, [file, ...args], {
-    env: { ...process.env, ...testStack().env(), ...env },
-  }).then(
-    ({ stdout }) => ({ code: 0, said: stdout }),
-    ({ code, stderr }) => ({ code: code as number, said: stderr as string }),
-  );
-}
-
 test('by hand: list, restore, no overwriting unless asked for, and the catalogue anew from manifests', async () => {
   await using world = await backupWorld();
   const { database, namespace, source, env } = world;
@@ -158,26 +145,30 @@ test('by hand: list, restore, no overwriting unless asked for, and the catalogue
     id = (await job.result()).id!;
   }
   assert.match(
-    (await command(env, 'list')).said,
+    (await restoreCommand(env, 'list')).said,
     new RegExp(`^${id}  database  ${source}  .*MB\n1 backups at `),
   );
-  assert.match((await command(env, id, '--into', into)).said, /is restored/);
+  assert.match((await restoreCommand(env, id, '--into', into)).said, /is restored/);
   const { rows } = await target.client.query('SELECT count(*)::int AS notes FROM notes');
   assert.equal(rows[0].notes, 500);
   await target.client.query('DELETE FROM notes');
-  const refused = await command(env, id, '--into', into);
-  assert.deepEqual([refused.code, /backup_refused: .*not empty/.test(refused.said)], [1, true], refused.said);
-  assert.equal((await command(env, id, '--into', into, '--overwrite')).code, 0);
+  const refused = await restoreCommand(env, id, '--into', into);
+  assert.deepEqual(
+    [refused.code, /backup_refused: .*not empty/.test(refused.complained)],
+    [1, true],
+    refused.complained,
+  );
+  assert.equal((await restoreCommand(env, id, '--into', into, '--overwrite')).code, 0);
   assert.equal((await target.client.query('SELECT FROM notes')).rowCount, 500);
-  assert.equal((await command(env, 'nonsense', '--into', into)).code, 1);
-  assert.equal((await command(env, id)).code, 2);
+  assert.equal((await restoreCommand(env, 'nonsense', '--into', into)).code, 1);
+  assert.equal((await restoreCommand(env, id)).code, 2);
 
   await database.client.query('DELETE FROM orchestrator.backup');
-  assert.match((await command(env, 'catalogue')).said, /^1 backups of .* are in the catalogue/);
-  assert.equal((await command(env, 'hold', id, 'an audit')).code, 0);
+  assert.match((await restoreCommand(env, 'catalogue')).said, /^1 backups of .* are in the catalogue/);
+  assert.equal((await restoreCommand(env, 'hold', id, 'an audit')).code, 0);
   assert.match(
-    (await command(env, 'retention')).said,
+    (await restoreCommand(env, 'retention')).said,
     new RegExp(`keeps +${id}  the last good one, on hold: an audit`),
   );
-  assert.equal((await command(env, 'release', id)).code, 0);
+  assert.equal((await restoreCommand(env, 'release', id)).code, 0);
 });

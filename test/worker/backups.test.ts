@@ -1,18 +1,24 @@
 // Backups and drills the whole way, through real workers; test/soak/backupWorkers.long.ts has what takes longer.
 import assert from 'node:assert/strict';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
+import { pathToFileURL } from 'node:url';
+import { CreateBucketCommand } from '@aws-sdk/client-s3';
 import { generateIdentity, identityToRecipient } from 'age-encryption';
 import { openDestination } from '../../src/backups/open.ts';
+import { s3Client } from '../../src/backups/s3.ts';
 import { backupSequel, handOver, owners } from '../../src/consumers.ts';
 import { openPool } from '../../src/database/postgres.ts';
 import type { BackupTask } from '../../src/domain/backups.ts';
+import { openTiers } from '../../src/storage/tiers.ts';
 import { ownRedis } from '../support/backupRedis.ts';
 import { backupPlace, never } from '../support/backups.ts';
 import { backupWorld, filesIn, fill } from '../support/backupWorld.ts';
 import { eventually } from '../support/eventually.ts';
+import { restoreCommand } from '../support/restoreCommand.ts';
 import { testStack } from '../support/stack.ts';
+import { contentOf, factsOf, newKey, sourceOf, stackS3, storageDirectory } from '../support/storage.ts';
 import { startWorker, type TestNamespace } from '../support/worker.ts';
 
 test('a task of Kafka, there twice, becomes one verified backup, and a drill restores it', async () => {
@@ -127,6 +133,42 @@ test('a task of Kafka, there twice, becomes one verified backup, and a drill res
     return component.last_levels.at(-1) === 'moderate' ? component : undefined;
   });
   assert.equal(found.error, `the last restore drill of ${source} failed: drill_failed: ${error}`);
+});
+
+test('the bytes of uploads, from S3 to a directory and from the filesystem tier to S3: drilled, and restored by hand', async () => {
+  await using world = await backupWorld();
+  await using storage = await storageDirectory();
+  await using place = await backupPlace();
+  const { namespace, directory } = world;
+  const s3 = { ...stackS3(), bucket: `uploads-${crypto.randomUUID()}` };
+  await s3Client(s3).send(new CreateBucketCommand({ Bucket: s3.bucket }));
+  const env = { ...world.env, SA01_S3_BUCKET: s3.bucket, SA01_STORAGE_DIR: storage.root };
+  await using worker = await startWorker(env);
+  await worker.ready();
+  const files = [0, 1, 700_001, 9_000_000].map((size) => [newKey(), contentOf(size)] as const);
+  for (const tier of openTiers({ s3, storageDir: storage.root, redisUrl: undefined }))
+    for (const [key, bytes] of files) await tier.store(key, sourceOf(bytes), factsOf(bytes), never);
+  for (const [source, destination, nameOf] of [
+    ['s3/uploads/', pathToFileURL(directory).href, (key: string) => `uploads/${key}`],
+    ['filesystem', `s3://${s3.bucket}/backups`, (key: string) => `uploads/${key.slice(0, 2)}/${key}`],
+  ] as const) {
+    const task = { type: 'storage', source, destination } as const;
+    const { id, state } = await (await namespace.orchestrator.startBackup(task)).result();
+    assert.equal(state, 'verified');
+    const drill = await namespace.orchestrator.startRestoreDrill({ source, type: 'storage' });
+    const { evidence, backup } = await drill.result();
+    assert.deepEqual([backup, evidence!.differences], [id, []]);
+    assert.deepEqual(await world.events(source), ['backup.completed', 'drill.passed']);
+    const into = path.join(place.directory, id!);
+    const restored = await restoreCommand(env, id!, '--into', into, '--destination', destination);
+    assert.equal(restored.code, 0, restored.complained);
+    assert.deepEqual(await filesIn(into), files.map(([key]) => nameOf(key)).sort());
+    for (const [key, bytes] of files)
+      assert.ok(
+        bytes.equals(await readFile(path.join(into, nameOf(key)))),
+        `${source}: ${bytes.length} bytes`,
+      );
+  }
 });
 
 /** What Temporal keeps of all workflows, as text. */
