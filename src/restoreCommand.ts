@@ -91,7 +91,7 @@ async function restore(
   } else if (address.type === 'redis') {
     await restoreFile(order, { file: path.resolve(target.into), overwrite }, signal);
   } else {
-    await restoreTree(order, { directory: path.resolve(target.into), overwrite }, signal);
+    await restoreTree(order, { directory: path.resolve(target.into), overwrite, withoutOwners }, signal);
   }
   say(`${manifest.id} of ${manifest.type} ${manifest.source} is restored`);
 }

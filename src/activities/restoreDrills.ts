@@ -201,7 +201,8 @@ async function drillDirectory(
       return { compared: 1, found: 1, differences: [], checks: [await checkRdb(file, signal)] };
     }
     // Not to the directory itself: what is unpacked beside it would outlive a killed try.
-    const { entries } = await restoreTree(order, { directory: path.join(directory, 'tree') }, signal);
+    const tree = { directory: path.join(directory, 'tree'), withoutOwners: true };
+    const { entries } = await restoreTree(order, tree, signal);
     return { ...compareRows({ entries: content.entries ?? -1 }, { entries }), checks: [] };
   } finally {
     await rm(directory, { recursive: true, force: true });

@@ -10,6 +10,8 @@ const READ_BYTES = 256 * 1024;
 /** A file that changed while it was read is read again, so often. */
 const PASSES = 3;
 const MAX_NOTES = 20;
+/** The largest user or group that a tar's plain header has room for. */
+const MAX_ID = 0o777777;
 
 type Seen<Kind> = Extract<TreeEntry, { kind: Kind }>;
 type SeenFile = Seen<'file'>;
@@ -123,6 +125,11 @@ const sameContent = (before: Stats, after: Stats): boolean =>
 
 function headerOf(entry: Exclude<TreeEntry, { kind: 'special' }>): EntryHeader {
   const { name, kind, stats } = entry;
-  const header = { name, mode: stats.mode & 0o7777, uid: stats.uid, gid: stats.gid, mtime: stats.mtime };
+  const { uid, gid, mtime } = stats;
+  const isLarge = Math.max(uid, gid) > MAX_ID;
+  const header = {
+    ...{ name, mode: stats.mode & 0o7777, uid, gid, mtime },
+    ...(isLarge && { pax: { uid: String(uid), gid: String(gid) } }),
+  };
   return kind === 'symlink' ? { ...header, type: kind, linkname: entry.target } : { ...header, type: kind };
 }

@@ -8,7 +8,7 @@ import type { BackupAddress, BackupContent, BackupFile, StoredFile } from '../do
 import { OrchestratorError } from '../domain/errors.ts';
 import { checked, decryption, Meter } from './coding.ts';
 import type { BackupDestination } from './destination.ts';
-import { extractTree } from './extraction.ts';
+import { type Extraction, extractTree } from './extraction.ts';
 import { asFailure, refused } from './names.ts';
 import { openPlain } from './plain.ts';
 import { RunningProgram, requireAtLeast, versionOf } from './programs.ts';
@@ -77,21 +77,22 @@ export async function restoreDatabase(
 
 /**
  * Restores a directory tree beside `directory` and then puts it in its place; one that is there already must be empty,
- * unless `overwrite`. Returns the entries of the archive.
+ * unless `overwrite`. Owners are those of the backup if root restores, unless `withoutOwners`. Returns the entries.
  * @throws OrchestratorError backup_failed, backup_refused (also for an archive that would write outside of it)
  */
 export async function restoreTree(
   order: RestoreOrder,
-  { directory, overwrite = false }: Overwriting & { directory: string },
+  target: Pick<Extraction, 'overwrite' | 'withoutOwners'> & { directory: string },
   signal: AbortSignal,
 ): Promise<{ entries: number }> {
   if (order.address.type !== 'files' && order.address.type !== 'storage')
     throw refused('this is no backup of a directory or of a storage tier');
   await verifyStored(order, 'data', signal);
   const tar = await openRestored(order, 'data', signal);
+  const { directory, ...how } = target;
   const expected = order.content.entries;
   return {
-    entries: await extractTree(tar, directory, { overwrite, ...(expected !== undefined && { expected }) }),
+    entries: await extractTree(tar, directory, { ...how, ...(expected !== undefined && { expected }) }),
   };
 }
 

@@ -5,9 +5,10 @@ export const RESTORE_USAGE = `npm run restore -- <command> [--destination <url>]
 
   list                      the backups at the destination, by their manifests; needs no database
   <backup> --into <target>  restores one: a database into an empty one of that name on the server of SA01_DATABASE_URL,
-                            a tree into a directory, a Redis dump into a file; files belong to who restores
+                            a tree into a directory, a Redis dump into a file
     --overwrite               replaces what is in the target
-    --without-owners          of a database's backup: all belongs to who restores, for servers without its roles
+    --without-owners          all belongs to who restores: for servers without a database's roles, and for root, who
+                              restores the owners of a tree's files by their numbers; else nobody does
     --globals <file>          of a database's backup: writes the roles of its server to a file instead, as SQL
   catalogue                 writes the rows of orchestrator.backup that are missing, from the manifests alone
   retention                 what retention would keep and remove, and why; removes nothing
