@@ -3,7 +3,7 @@ import { pipeline } from 'node:stream/promises';
 import type { BackupAddress, Compression, StoredFile } from '../domain/backupFacts.ts';
 import { checked, decompressor, decryption, Meter, type Stage } from './coding.ts';
 import type { BackupDestination } from './destination.ts';
-import { DamagedBackup } from './names.ts';
+import { asFailure, DamagedBackup } from './names.ts';
 
 export interface StoredContent {
   destination: BackupDestination;
@@ -43,6 +43,8 @@ async function* explained(plain: Readable, { name }: StoredFile): AsyncGenerator
   } catch (error) {
     const isDamage =
       error instanceof Error && /^(ZSTD|Z)_/i.test(String((error as NodeJS.ErrnoException).code));
-    throw isDamage ? new DamagedBackup(`${name} is damaged: ${error.message}`, { cause: error }) : error;
+    throw isDamage
+      ? new DamagedBackup(`${name} is damaged: ${error.message}`, { cause: error })
+      : asFailure(error);
   }
 }

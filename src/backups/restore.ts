@@ -130,7 +130,10 @@ async function verifyStored(order: RestoreOrder, name: BackupFile, signal: Abort
     for await (const _ of bytes);
   };
   const check = checked(`the stored file ${name}`, fileOf(order, name));
-  await pipeline(content, new Meter().stage(watch), check, drain, { signal });
+  await pipeline(content, new Meter().stage(watch), check, drain, { signal }).catch((error) => {
+    signal.throwIfAborted();
+    throw asFailure(error);
+  });
 }
 
 function openRestored(order: RestoreOrder, name: BackupFile, signal: AbortSignal): Promise<Readable> {

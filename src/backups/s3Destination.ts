@@ -1,4 +1,4 @@
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import {
   AbortMultipartUploadCommand,
   DeleteObjectCommand,
@@ -71,10 +71,9 @@ export class S3Destination implements BackupDestination {
 
   async read(address: BackupAddress, file: BackupFile, signal: AbortSignal): Promise<Readable> {
     const object = this.object(address, file);
-    const { body } = await onS3(`${this.url}: ${file} could not be read`, signal, () =>
-      getObject(this.client, object, signal),
-    );
-    return body;
+    const what = `${this.url}: ${file} could not be read`;
+    const { body } = await onS3(what, signal, () => getObject(this.client, object, signal));
+    return Readable.from(toItsEnd(body, what, signal), { objectMode: false });
   }
 
   size(address: BackupAddress, file: BackupFile, abortSignal: AbortSignal): Promise<number | undefined> {
@@ -197,6 +196,15 @@ export class S3Destination implements BackupDestination {
     await onS3(`${this.url}: an upload could not be ended`, signal, () =>
       this.client.send(request, { abortSignal: signal }).catch(absent),
     );
+  }
+}
+
+/** A body that breaks off is told like a request that fails. */
+async function* toItsEnd(body: Readable, what: string, signal: AbortSignal): AsyncGenerator<Buffer> {
+  try {
+    yield* body as AsyncIterable<Buffer>;
+  } catch (error) {
+    await onS3(what, signal, () => Promise.reject(error));
   }
 }
 

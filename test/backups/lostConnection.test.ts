@@ -2,11 +2,12 @@
 // there before is as it was, and what the try left is no backup and goes.
 import assert from 'node:assert/strict';
 import { randomBytes, randomUUID } from 'node:crypto';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
 import { PutObjectCommand } from '@aws-sdk/client-s3';
 import { openDestination } from '../../src/backups/open.ts';
+import { restoreTree } from '../../src/backups/restore.ts';
 import { s3Client } from '../../src/backups/s3.ts';
 import { type BackupPlace, backUp, backupPlace, catalogue, never, strandedIn } from '../support/backups.ts';
 import type { Direction } from '../support/faultProxy.ts';
@@ -41,7 +42,7 @@ for (const [what, size, direction, left] of [
     way.breaksAfter(size / 2, direction);
     await assert.rejects(backUp(place, 'files', tree, { destination: lossy }), {
       code: 'backup_failed',
-      message: direction === 'request' ? /: data could not be written: / : /./,
+      message: direction === 'request' ? /: data could not be written: / : /: data could not be read: /,
     });
     assert.ok(way.isLost);
     assert.deepEqual(await catalogue(destination), [good.address.id]);
@@ -57,6 +58,31 @@ for (const [what, size, direction, left] of [
     for (const { address } of [good, again]) await destination.remove(address, never);
     assert.deepEqual(await s3FilesBelow(destination.url), []);
   });
+
+test('the way to S3 is lost while a backup is restored: what is there stays', async () => {
+  await using place = await backupPlace({ compression: 'none' });
+  await using way = await FragileWay.to(stackS3().endpoint);
+  const size = 4 * MB;
+  const { tree, destination, lossy } = await toS3(place, way, size);
+  const made = await backUp(place, 'files', tree, { destination });
+  const directory = path.join(place.directory, 'restored');
+  await mkdir(directory);
+  await writeFile(path.join(directory, 'old'), 'old');
+  const restore = () =>
+    restoreTree({ ...place, ...made, destination: lossy }, { directory, overwrite: true }, never);
+  // While it is looked at, and while it is unpacked.
+  for (const lostAfter of [size / 2, size * 1.5]) {
+    way.breaksAfter(lostAfter, 'response');
+    await assert.rejects(restore(), { code: 'backup_failed', message: /: data could not be read: / });
+    assert.ok(way.isLost);
+    way.mend();
+    assert.deepEqual(await readdir(directory), ['old']);
+    assert.deepEqual((await readdir(place.directory)).sort(), ['backups', 'restored', 'sources']);
+  }
+  await restore();
+  assert.deepEqual(await readdir(directory), ['file']);
+  await destination.remove(made.address, never);
+});
 
 test('the way to S3 is lost while a bucket is backed up', async () => {
   await using place = await backupPlace({ compression: 'none' });
