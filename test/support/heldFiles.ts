@@ -1,4 +1,4 @@
-// Is loaded into a worker before its own code, see filesHold, and holds it for ever at one call to the file system: there
+// Is loaded into a worker before its own code, see filesPlace, and holds it for ever at one call to the file system: there
 // it can be killed for sure. HOLD_FILES says at which, and which file then tells.
 import files, { type FileHandle } from 'node:fs/promises';
 import { syncBuiltinESMExports } from 'node:module';
