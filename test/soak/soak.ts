@@ -26,7 +26,10 @@ const soaks: Record<string, () => Promise<boolean>> = {
   async backups() {
     const { killAtEachStep } = await import('../support/backupKills.ts');
     const kinds = ['filesystem', 's3'] as const;
-    const kills = await Promise.all(kinds.map((kind) => killAtEachStep({ kind, rows: 450_000 }, say)));
+    const killing = kinds.map((kind) => killAtEachStep({ kind, rows: 450_000 }, say));
+    // If one fails the other's workers must not outlive this process.
+    await Promise.allSettled(killing);
+    const kills = await Promise.all(killing);
     say(`${kills.join(' and ')} kills, one at each step: one verified backup each, no orphans`);
     const { backupKills } = await import('./backups.ts');
     await backupKills({ rows: 300_000, kills: 10 }, say);
