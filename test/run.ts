@@ -1,6 +1,6 @@
 // `npm test [-- <files>]`: the checks, then every test on one embedded stack of its own. Two files run at a time, each with
 // databases, topics and namespaces of its own; then, one after another, those that take something away which the
-// others need, or start stacks themselves.
+// others need.
 import { spawnSync } from 'node:child_process';
 import { globSync } from 'node:fs';
 import { createTestStack } from '../stack/testStack.ts';
@@ -20,7 +20,7 @@ if (chosen.length === 0) {
   if (check.status !== 0) process.exit(check.status ?? 1);
 }
 
-const ALONE = /^test\/(outages|faults|stack)\//;
+const ALONE = /^test\/(outages|faults)\//;
 const stages = [
   { concurrency: 2, members: files.filter((file) => !ALONE.test(file)) },
   { concurrency: 1, members: files.filter((file) => ALONE.test(file)) },

@@ -1,10 +1,10 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createClient } from 'redis';
+import { freePort } from '../../stack/ports.ts';
 import { redis } from '../../stack/services/redis.ts';
 import { eventually } from './eventually.ts';
 
@@ -46,12 +46,3 @@ export async function ownRedis(
 }
 
 const clientFor = (url: string) => createClient({ url, socket: { reconnectStrategy: false } });
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
-}
