@@ -38,7 +38,6 @@ export function createOutboxActivities(dependencies: OutboxActivityDependencies)
       shard: number;
       runSeconds: number;
     }): Promise<OutboxRelayReport> {
-      await lingering.end(shard);
       const reporter = new Reporter(dependencies.temporal);
       const deliveries = new DeliveryStarter(() => dependencies.startDeliveries(shard));
       const ticking = setInterval(() => {
@@ -48,8 +47,10 @@ export function createOutboxActivities(dependencies: OutboxActivityDependencies)
       const onProgress = (report: OutboxRelayReport) => {
         reporter.latest = report;
       };
-      const relay = startRelay(dependencies, { shard, onProgress, ...createMeters(shard) });
+      const meters = createMeters(shard);
       try {
+        await lingering.end(shard);
+        const relay = startRelay(dependencies, { shard, onProgress, ...meters });
         const cancelled = cancellationSignal();
         await Promise.race([relay.done, timeOver(runSeconds, cancelled)]);
         if (cancelled.aborted) await stopped(relay);
