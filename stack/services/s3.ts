@@ -5,7 +5,7 @@ import { host, type Ports } from '../ports.ts';
 import { goProgram, onPath } from '../programs.ts';
 import type { Service } from './service.ts';
 
-const version = '1.0.14';
+const version = '1.8.0';
 const region = 'us-east-1';
 const bucket = 'somaagent';
 const accessKey = 'somaagent';
@@ -46,7 +46,7 @@ export const s3: Service = {
       variable: 'SA01_VERSITYGW',
       module: 'github.com/versity/versitygw/cmd/versitygw',
       version,
-      duration: 'one to two minutes',
+      duration: 'about three minutes',
     });
     const own = process.env.SA01_VERSITYGW || onPath('versitygw');
     // A binary built by `go install` does not know its own version.
