@@ -6,27 +6,16 @@ import {
   HeadObjectCommand,
   type HeadObjectCommandOutput,
   PutObjectCommand,
-  S3Client,
+  type S3Client,
 } from '@aws-sdk/client-s3';
 import { digestOf, inPortions, isSame, promisedBytes } from './digest.ts';
 import { brokenCopy, bytesOf, checkKey, inPlace, noCopy, type Place, takenKey } from './failures.ts';
+import { connect, type S3Settings } from './s3Client.ts';
+import { CreateConditions } from './s3Conditions.ts';
 import { diagnoseS3, isConflict, isMissing } from './s3Failures.ts';
 import { abortUpload, MAX_PARTS, PARTS_HELD, putInParts, strandedUploads } from './s3Multipart.ts';
-import {
-  compareChecksums,
-  type OwnChecksums,
-  objectHeaders,
-  sha256Checksum,
-  signByChecksum,
-} from './s3Objects.ts';
+import { compareChecksums, type OwnChecksums, objectHeaders, sha256Checksum } from './s3Objects.ts';
 import type { StorageTier, StoredCopy, StoredFacts, StrandedUpload } from './tier.ts';
-
-export interface S3Settings {
-  endpoint: string;
-  bucket: string;
-  accessKeyId: string;
-  secretAccessKey: string;
-}
 
 export interface S3Limits {
   /** Larger files go in parts of this, each held in memory: two on the way and one being filled. S3's least is 5 MiB. */
@@ -43,6 +32,8 @@ const MAX_CONFLICTS = 5;
 /** Some servers replace an object by removing it first: who looks between sees nothing for a moment. */
 const LOOKS = 5;
 const LOOK_AGAIN_MS = 100;
+/** How long a look takes at most that only tells two errors apart. */
+const LOOK_MS = 5_000;
 
 const PREFIX = 'uploads/';
 /** Only such names are ours: others may keep theirs below the same prefix. */
@@ -56,7 +47,8 @@ interface Target {
 /**
  * Objects `uploads/<key>` of one bucket.
  *
- * S3 is asked to create conditionally (If-None-Match), and a look comes before: some servers ignore the condition.
+ * S3 is asked to create conditionally (If-None-Match). A look comes before, unless the file is small and S3 is known to
+ * honour the condition: some servers ignore it. Beside a large file a look costs nothing, and may save sending it.
  * Every request carries a checksum that S3 compares with what it received: SHA-256, or for parts CRC32, the only kind
  * that S3 can tell of a whole object in parts. What it says of the object afterwards decides whether that is stored.
  */
@@ -65,12 +57,14 @@ export class S3Tier implements StorageTier {
   private readonly client: S3Client;
   private readonly bucket: string;
   private readonly limits: S3Limits;
+  private readonly conditions: CreateConditions;
   private readonly place: Place;
 
   constructor(settings: S3Settings, limits: Partial<S3Limits> = {}) {
     this.bucket = settings.bucket;
     this.limits = { ...LIMITS, ...limits };
     this.client = connect(settings, this.limits.silenceMs);
+    this.conditions = new CreateConditions(this.client, settings.bucket);
     const title = `S3 bucket ${settings.bucket} at ${new URL(settings.endpoint).host}`;
     this.place = { title, diagnose: diagnoseS3 };
   }
@@ -78,17 +72,23 @@ export class S3Tier implements StorageTier {
   store(key: string, open: () => Promise<Readable>, facts: StoredFacts, signal: AbortSignal) {
     const target = this.target(key);
     return inPlace(this.place, signal, async () => {
+      const isSmall = facts.size <= this.limits.partBytes;
+      let looks = !(isSmall && this.conditions.areHonoured());
       for (let conflicts = 0; ; conflicts += 1) {
-        const found = await this.head(target, signal);
+        const found = looks ? await this.head(target, signal) : undefined;
         if (found && (await this.isGood(target, found, facts, sha256Checksum(facts), signal)))
           return this.copy(target);
+        let own: OwnChecksums;
         try {
           // A broken copy of the same file is replaced.
-          const own = await this.put(target, open, facts, found === undefined, signal);
-          return await this.confirm(target, facts, own, signal);
+          own = await this.put(target, open, facts, found === undefined, signal);
         } catch (error) {
-          if (!isConflict(error) || conflicts === MAX_CONFLICTS) throw error;
+          const isTaken = await this.isTaken(target, error, found === undefined, signal);
+          if (!isTaken || conflicts === MAX_CONFLICTS) throw error;
+          looks = true;
+          continue;
         }
+        return await this.confirm(target, facts, own, signal);
       }
     });
   }
@@ -163,6 +163,25 @@ export class S3Tier implements StorageTier {
     const put = { ...object, ...own, Body: body };
     await this.client.send(new PutObjectCommand(put), { abortSignal: signal });
     return own;
+  }
+
+  /**
+   * Whether a put failed because there is an object. A server that says so before it has read the body may close the
+   * connection, and the answer is lost; and where nobody looked before, the object may be there with all its bytes,
+   * whatever the source says today.
+   */
+  private async isTaken(
+    target: Target,
+    error: unknown,
+    isNew: boolean,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    signal.throwIfAborted();
+    if (isConflict(error)) return true;
+    this.conditions.forget();
+    if (!isNew) return false;
+    const briefly = AbortSignal.any([signal, AbortSignal.timeout(LOOK_MS)]);
+    return (await this.head(target, briefly).catch(() => undefined)) !== undefined;
   }
 
   /** S3 said that it stored the object; this is what it says when it is asked. */
@@ -244,27 +263,4 @@ export class S3Tier implements StorageTier {
       durability: `${this.place.title}: as safe as that store keeps it`,
     };
   }
-}
-
-function connect({ endpoint, accessKeyId, secretAccessKey }: S3Settings, silenceMs: number): S3Client {
-  const client = new S3Client({
-    endpoint,
-    forcePathStyle: true,
-    // Servers other than Amazon's ignore it, but requests are signed for one.
-    region: 'us-east-1',
-    credentials: { accessKeyId, secretAccessKey },
-    // A second try is for a connection that had died while it was idle. Waiting out an outage is the caller's affair.
-    maxAttempts: 2,
-    requestHandler: { connectionTimeout: 5_000, socketTimeout: silenceMs },
-    // It would open a connection for each body; a look comes before anyway.
-    expectContinueHeader: false,
-    // Checksums are given with each request.
-    requestChecksumCalculation: 'WHEN_REQUIRED',
-    responseChecksumValidation: 'WHEN_REQUIRED',
-  });
-  client.middlewareStack.add((next) => (args) => next(signByChecksum(args)), {
-    step: 'build',
-    name: 'signByChecksum',
-  });
-  return client;
 }

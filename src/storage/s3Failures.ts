@@ -51,6 +51,10 @@ const isRefusal = (status: number): boolean => status >= 300 && status < 500;
 export const isConflict = (error: unknown): boolean =>
   error instanceof S3ServiceException && [409, 412].includes(error.$metadata.httpStatusCode ?? 0);
 
+/** There is an object already, and the request was to create one. */
+export const isPreconditionFailed = (error: unknown): boolean =>
+  error instanceof S3ServiceException && error.$metadata.httpStatusCode === 412;
+
 /** There is no such object; a bucket that is missing is another matter. */
 export const isMissing = (error: unknown): boolean =>
   error instanceof S3ServiceException && ['NoSuchKey', 'NotFound'].includes(error.name);

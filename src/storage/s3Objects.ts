@@ -53,11 +53,3 @@ function encodedName(filename: string): string {
   }
   return encoded;
 }
-
-/** The signature covers the SHA-256 of the body: where that is given, the client need not hash it once more. */
-export function signByChecksum<T extends { input: object; request: unknown }>(args: T): T {
-  const { ChecksumSHA256 } = args.input as { ChecksumSHA256?: string };
-  const { headers } = args.request as { headers: Record<string, string> };
-  if (ChecksumSHA256) headers['x-amz-content-sha256'] = Buffer.from(ChecksumSHA256, 'base64').toString('hex');
-  return args;
-}

@@ -1,6 +1,7 @@
 import { FilesystemTier } from './filesystem.ts';
 import { RedisTier } from './redis.ts';
-import { type S3Settings, S3Tier } from './s3.ts';
+import { S3Tier } from './s3.ts';
+import type { S3Settings } from './s3Client.ts';
 import type { StorageTier } from './tier.ts';
 
 /** A tier without settings is not used. */

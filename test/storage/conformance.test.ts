@@ -1,7 +1,8 @@
 import { openTiers, type TierSettings } from '../../src/storage/tiers.ts';
 import { testStack } from '../support/stack.ts';
-import { stackS3, storageDirectory } from '../support/storage.ts';
+import { learnt, stackS3, storageDirectory } from '../support/storage.ts';
 import { conforms } from '../support/storageConformance.ts';
+import { StorageProxy } from '../support/storageProxy.ts';
 
 const none: TierSettings = { s3: undefined, storageDir: undefined, redisUrl: undefined };
 
@@ -10,7 +11,19 @@ const opened = (settings: Partial<TierSettings>) => {
   return { tier: openTiers(all)[0]!, settings: all };
 };
 
-conforms('S3', async () => opened({ s3: stackS3() }));
+conforms('S3 that is known to honour If-None-Match', async () => {
+  const under = opened({ s3: stackS3() });
+  await learnt(under.tier);
+  return under;
+});
+
+conforms('S3 that ignores If-None-Match', async (t) => {
+  const s3 = stackS3();
+  const proxy = await StorageProxy.to(s3.endpoint);
+  t.after(() => proxy[Symbol.asyncDispose]());
+  proxy.ignoresConditions = s3;
+  return { ...opened({ s3: { ...s3, endpoint: proxy.endpoint } }), ignoresConditions: true };
+});
 
 conforms('A directory', async (t) => {
   const directory = await storageDirectory();

@@ -6,8 +6,9 @@ import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { ListMultipartUploadsCommand, ListObjectsV2Command } from '@aws-sdk/client-s3';
 import { s3Client } from '../../src/backups/s3.ts';
-import type { S3Settings } from '../../src/storage/s3.ts';
+import type { S3Settings } from '../../src/storage/s3Client.ts';
 import type { StorageTier, StoredFacts } from '../../src/storage/tier.ts';
+import { eventually } from './eventually.ts';
 import { testStack } from './stack.ts';
 
 export const never = new AbortController().signal;
@@ -53,6 +54,23 @@ export const unneeded = (): Promise<Readable> => Promise.reject(new Error('the s
 
 export const kept = async (tier: StorageTier, key: string): Promise<Buffer> =>
   buffer(await tier.read(key, never));
+
+/** Waits until an S3 tier knows that its server honours conditions: then it puts before it looks. */
+export async function learnt(tier: StorageTier): Promise<void> {
+  const [key, bytes] = [newKey(), contentOf(1)];
+  await tier.store(key, sourceOf(bytes), factsOf(bytes), never);
+  const readsBeforeItLooks = async () => {
+    let wasRead = false;
+    const open = () => {
+      wasRead = true;
+      return sourceOf(bytes)();
+    };
+    await tier.store(key, open, factsOf(bytes), never);
+    return wasRead;
+  };
+  await eventually('the tier knows that conditions are honoured', readsBeforeItLooks, { everyMs: 5 });
+  await tier.remove(key, never);
+}
 
 /** What the tier has of unfinished uploads of this key. */
 export const strandedOf = async (tier: StorageTier, key: string) =>

@@ -1,7 +1,14 @@
 import { once } from 'node:events';
-import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http';
+import {
+  createServer,
+  type IncomingMessage,
+  type Server,
+  type ServerResponse,
+  request as send,
+} from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { buffer } from 'node:stream/consumers';
+import { withoutHeader } from './resign.ts';
 import { flipped } from './storage.ts';
 
 /** What S3, or the way to it, does wrong with a request. */
@@ -27,6 +34,9 @@ export type StorageFault =
   /** S3 answers this; with its code, if it is a body's request. */
   | { status: number; code: string };
 
+/** The object by which the tier finds out what S3 honours: nothing about an upload. */
+const CANARY = '/uploads-canary/';
+
 export interface StorageRequest {
   method: string;
   /** Path and query. */
@@ -35,9 +45,16 @@ export interface StorageRequest {
   count: number;
 }
 
-/** Stands before an S3 server and does wrong what `fault` tells it to; else it passes everything on as it is. */
+/**
+ * Stands before an S3 server and does wrong what it is told to; else it passes everything on as it is. Requests about the
+ * tier's canary are neither counted nor met by the faults of the others.
+ */
 export class StorageProxy implements AsyncDisposable {
-  fault: (request: StorageRequest) => StorageFault | undefined = () => undefined;
+  /** What happens to all requests about the canary. */
+  canaryFault: StorageFault | undefined;
+  /** Strips If-None-Match from every request, which its client signed with this secret. */
+  ignoresConditions: { secretAccessKey: string } | undefined;
+  private fault: (request: StorageRequest) => StorageFault | undefined = () => undefined;
   private readonly server: Server;
   private readonly target: URL;
   private counts = new Map<string, number>();
@@ -88,11 +105,15 @@ export class StorageProxy implements AsyncDisposable {
     await closed;
   }
 
-  private async handle(incoming: IncomingMessage, answer: ServerResponse): Promise<void> {
-    const { method = '', url = '' } = incoming;
+  private countedFault(method: string, url: string): StorageFault | undefined {
     const count = this.count(method) + 1;
     this.counts.set(method, count);
-    const fault = this.fault({ method, url, count });
+    return this.fault({ method, url, count });
+  }
+
+  private async handle(incoming: IncomingMessage, answer: ServerResponse): Promise<void> {
+    const { method = '', url = '' } = incoming;
+    const fault = url.includes(CANARY) ? this.canaryFault : this.countedFault(method, url);
     if (fault === 'hangs') return void this.unanswered++;
     const body = await buffer(incoming);
     if (fault === 'pretends') return pretend(answer);
@@ -101,7 +122,10 @@ export class StorageProxy implements AsyncDisposable {
     const sent = cut ? body.subarray(0, body.length / 2) : fault === 'flips request' ? flipped(body) : body;
     // The host that was signed is the proxy's.
     const { hostname: host, port } = this.target;
-    const upstream = request({ host, port, method, path: url, headers: incoming.headers, agent: false });
+    const secret = this.ignoresConditions?.secretAccessKey;
+    const request = { method, url, headers: incoming.headers };
+    const headers = secret ? withoutHeader(request, 'if-none-match', secret) : incoming.headers;
+    const upstream = send({ host, port, method, path: url, headers, agent: false });
     upstream.on('error', () => answer.destroy());
     upstream.write(sent);
     if (cut) {
@@ -113,10 +137,10 @@ export class StorageProxy implements AsyncDisposable {
     const content = await buffer(response);
     if (fault === 'drops response') return void answer.destroy();
     if (fault === 'keeps response') return void this.unanswered++;
-    const headers = Object.entries(response.headers).filter(
+    const told = Object.entries(response.headers).filter(
       ([name]) => fault !== 'tells no checksum' || !name.startsWith('x-amz-checksum'),
     );
-    answer.writeHead(response.statusCode!, Object.fromEntries(headers) as Record<string, string>);
+    answer.writeHead(response.statusCode!, Object.fromEntries(told) as Record<string, string>);
     answer.end(fault === 'flips response' ? flipped(content) : content);
   }
 }
