@@ -5,16 +5,15 @@ import {
   GetObjectCommand,
   HeadObjectCommand,
   type HeadObjectCommandOutput,
-  PutObjectCommand,
   type S3Client,
 } from '@aws-sdk/client-s3';
 import { digestOf, inPortions, isSame, promisedBytes } from './digest.ts';
 import { brokenCopy, bytesOf, checkKey, inPlace, noCopy, type Place, takenKey } from './failures.ts';
-import { connect, type S3Settings } from './s3Client.ts';
-import { CreateConditions } from './s3Conditions.ts';
+import { connect, putObject, type S3Settings } from './s3Client.ts';
 import { diagnoseS3, isConflict, isMissing } from './s3Failures.ts';
 import { abortUpload, MAX_PARTS, PARTS_HELD, putInParts, strandedUploads } from './s3Multipart.ts';
 import { compareChecksums, type OwnChecksums, objectHeaders, sha256Checksum } from './s3Objects.ts';
+import { S3Trial } from './s3Trial.ts';
 import type { StorageTier, StoredCopy, StoredFacts, StrandedUpload } from './tier.ts';
 
 export interface S3Limits {
@@ -57,14 +56,14 @@ export class S3Tier implements StorageTier {
   private readonly client: S3Client;
   private readonly bucket: string;
   private readonly limits: S3Limits;
-  private readonly conditions: CreateConditions;
+  private readonly trial: S3Trial;
   private readonly place: Place;
 
   constructor(settings: S3Settings, limits: Partial<S3Limits> = {}) {
     this.bucket = settings.bucket;
     this.limits = { ...LIMITS, ...limits };
     this.client = connect(settings, this.limits.silenceMs);
-    this.conditions = new CreateConditions(this.client, settings.bucket);
+    this.trial = new S3Trial(this.client, settings.bucket);
     const title = `S3 bucket ${settings.bucket} at ${new URL(settings.endpoint).host}`;
     this.place = { title, diagnose: diagnoseS3 };
   }
@@ -73,7 +72,7 @@ export class S3Tier implements StorageTier {
     const target = this.target(key);
     return inPlace(this.place, signal, async () => {
       const isSmall = facts.size <= this.limits.partBytes;
-      let looks = !(isSmall && this.conditions.areHonoured());
+      let looks = !(isSmall && this.trial.honoured().conditions);
       for (let conflicts = 0; ; conflicts += 1) {
         const found = looks ? await this.head(target, signal) : undefined;
         if (found && (await this.isGood(target, found, facts, sha256Checksum(facts), signal)))
@@ -160,8 +159,7 @@ export class S3Tier implements StorageTier {
     for await (const chunk of bytes) chunks.push(chunk);
     const body = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
     const own = sha256Checksum(facts);
-    const put = { ...object, ...own, Body: body };
-    await this.client.send(new PutObjectCommand(put), { abortSignal: signal });
+    await putObject(this.client, { ...object, ...own, Body: body }, this.trial.honoured().checksums, signal);
     return own;
   }
 
@@ -178,7 +176,7 @@ export class S3Tier implements StorageTier {
   ): Promise<boolean> {
     signal.throwIfAborted();
     if (isConflict(error)) return true;
-    this.conditions.forget();
+    this.trial.forget();
     if (!isNew) return false;
     const briefly = AbortSignal.any([signal, AbortSignal.timeout(LOOK_MS)]);
     return (await this.head(target, briefly).catch(() => undefined)) !== undefined;

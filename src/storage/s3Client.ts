@@ -1,4 +1,4 @@
-import { S3Client } from '@aws-sdk/client-s3';
+import { PutObjectCommand, type PutObjectCommandInput, S3Client } from '@aws-sdk/client-s3';
 
 export interface S3Settings {
   endpoint: string;
@@ -8,7 +8,7 @@ export interface S3Settings {
 }
 
 export function connect({ endpoint, accessKeyId, secretAccessKey }: S3Settings, silenceMs: number): S3Client {
-  const client = new S3Client({
+  return new S3Client({
     endpoint,
     forcePathStyle: true,
     // Servers other than Amazon's ignore it, but requests are signed for one.
@@ -23,17 +23,30 @@ export function connect({ endpoint, accessKeyId, secretAccessKey }: S3Settings, 
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
   });
-  client.middlewareStack.add((next) => (args) => next(signByChecksum(args)), {
-    step: 'build',
-    name: 'signByChecksum',
-  });
-  return client;
 }
 
-/** The signature covers the SHA-256 of the body: where that is given, the client need not hash it once more. */
-function signByChecksum<T extends { input: object; request: unknown }>(args: T): T {
-  const { ChecksumSHA256 } = args.input as { ChecksumSHA256?: string };
-  const { headers } = args.request as { headers: Record<string, string> };
-  if (ChecksumSHA256) headers['x-amz-content-sha256'] = Buffer.from(ChecksumSHA256, 'base64').toString('hex');
-  return args;
+export type ObjectToPut = PutObjectCommandInput & { ChecksumSHA256: string };
+
+/**
+ * Puts an object whose SHA-256 is known, so that the client need not find it out once more. The signature covers it: as
+ * that of the body, or, where S3 `compares` the checksum in the header with the body, by that header alone. Then S3 has to
+ * hash the body once, and not twice.
+ */
+export async function putObject(
+  client: S3Client,
+  object: ObjectToPut,
+  compares: boolean,
+  abortSignal: AbortSignal,
+): Promise<void> {
+  const hash = Buffer.from(object.ChecksumSHA256, 'base64').toString('hex');
+  const command = new PutObjectCommand(object);
+  command.middlewareStack.add(
+    (next) => (args) => {
+      const { headers } = args.request as { headers: Record<string, string> };
+      headers['x-amz-content-sha256'] = compares ? 'UNSIGNED-PAYLOAD' : hash;
+      return next(args);
+    },
+    { step: 'build', name: 'signPayload' },
+  );
+  await client.send(command, { abortSignal });
 }

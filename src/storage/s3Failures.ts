@@ -55,6 +55,9 @@ export const isConflict = (error: unknown): boolean =>
 export const isPreconditionFailed = (error: unknown): boolean =>
   error instanceof S3ServiceException && error.$metadata.httpStatusCode === 412;
 
+/** The bytes that came are not those that the request said. */
+export const isCorrupt = (error: unknown): boolean => diagnoseS3(error).code === 'upload_corrupt';
+
 /** There is no such object; a bucket that is missing is another matter. */
 export const isMissing = (error: unknown): boolean =>
   error instanceof S3ServiceException && ['NoSuchKey', 'NotFound'].includes(error.name);

@@ -4,7 +4,7 @@ import type { StoredFacts } from './tier.ts';
 /** Checksums of our own, as S3 writes them (base64). */
 export type OwnChecksums = { ChecksumSHA256: string } | { ChecksumCRC32: string };
 
-export const sha256Checksum = ({ sha256 }: Pick<StoredFacts, 'sha256'>): OwnChecksums => ({
+export const sha256Checksum = ({ sha256 }: Pick<StoredFacts, 'sha256'>) => ({
   ChecksumSHA256: Buffer.from(sha256, 'hex').toString('base64'),
 });
 

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import {
   createServer,
+  type IncomingHttpHeaders,
   type IncomingMessage,
   type Server,
   type ServerResponse,
@@ -34,7 +35,7 @@ export type StorageFault =
   /** S3 answers this; with its code, if it is a body's request. */
   | { status: number; code: string };
 
-/** The object by which the tier finds out what S3 honours: nothing about an upload. */
+/** The objects by which the tier finds out what S3 honours: nothing about an upload. */
 const CANARY = '/uploads-canary/';
 
 export interface StorageRequest {
@@ -43,14 +44,15 @@ export interface StorageRequest {
   url: string;
   /** This one is the how-manieth of its method, from 1. */
   count: number;
+  headers: IncomingHttpHeaders;
 }
 
 /**
  * Stands before an S3 server and does wrong what it is told to; else it passes everything on as it is. Requests about the
- * tier's canary are neither counted nor met by the faults of the others.
+ * tier's canaries are neither counted nor met by the faults of the others.
  */
 export class StorageProxy implements AsyncDisposable {
-  /** What happens to all requests about the canary. */
+  /** What happens to all requests about the canaries. */
   canaryFault: StorageFault | undefined;
   /** Strips If-None-Match from every request, which its client signed with this secret. */
   ignoresConditions: { secretAccessKey: string } | undefined;
@@ -105,15 +107,15 @@ export class StorageProxy implements AsyncDisposable {
     await closed;
   }
 
-  private countedFault(method: string, url: string): StorageFault | undefined {
+  private countedFault({ method = '', url = '', headers }: IncomingMessage): StorageFault | undefined {
     const count = this.count(method) + 1;
     this.counts.set(method, count);
-    return this.fault({ method, url, count });
+    return this.fault({ method, url, count, headers });
   }
 
   private async handle(incoming: IncomingMessage, answer: ServerResponse): Promise<void> {
     const { method = '', url = '' } = incoming;
-    const fault = url.includes(CANARY) ? this.canaryFault : this.countedFault(method, url);
+    const fault = url.includes(CANARY) ? this.canaryFault : this.countedFault(incoming);
     if (fault === 'hangs') return void this.unanswered++;
     const body = await buffer(incoming);
     if (fault === 'pretends') return pretend(answer);

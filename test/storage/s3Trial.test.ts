@@ -1,4 +1,4 @@
-// Where S3 is known to honour If-None-Match, nobody looks before a small file is put; nothing is overwritten for that.
+// What S3 is known to honour costs nobody a look before, nor a second hash; nothing is overwritten or corrupted for that.
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { S3Tier } from '../../src/storage/s3.ts';
@@ -130,6 +130,29 @@ test('What is stored already is found, whatever its source says today', async (t
   await learnt(tier);
   assert.deepEqual(await tier.store(key, sourceOf(flipped(bytes)), factsOf(bytes), never), first);
   await direct.remove(key, never);
+});
+
+test('The signature covers the body itself, until S3 is known to compare the body with its checksum', async (t) => {
+  const bytes = contentOf(SMALL);
+  const signedHash = async ({ proxy, tier }: Awaited<ReturnType<typeof tierBehindProxy>>) => {
+    const key = newKey();
+    let hash: unknown;
+    proxy.does(({ method, headers }) => {
+      if (method === 'PUT') hash = headers['x-amz-content-sha256'];
+      return undefined;
+    });
+    await tier.store(key, sourceOf(bytes), factsOf(bytes), never);
+    await direct.remove(key, never);
+    return hash;
+  };
+  const known = await tierBehindProxy(t);
+  await learnt(known.tier);
+  assert.equal(await signedHash(known), 'UNSIGNED-PAYLOAD');
+  for (const fault of ['pretends', { status: 403, code: 'AccessDenied' }] as const) {
+    const unknown = await tierBehindProxy(t);
+    unknown.proxy.canaryFault = fault;
+    for (let files = 0; files < 3; files += 1) assert.equal(await signedHash(unknown), factsOf(bytes).sha256);
+  }
 });
 
 test('Another upload of the same key that is under way is waited out', async (t) => {
