@@ -1,22 +1,21 @@
-import { createReadStream } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import { Readable } from 'node:stream';
-import { Upload } from '@aws-sdk/lib-storage';
 import { S3Tier } from '../../src/storage/s3.ts';
 import { never, stackS3 } from '../../test/support/storage.ts';
 import type { Bench, BenchRun, Reporter } from '../report.ts';
-import { at, bareClient, filesPerSecond, makeFiles, type Put, putBare } from './files.ts';
+import { bareClient, filesPerSecond, makeFiles, type Put, putBare, uploadBare } from './files.ts';
 
 /** How uploads do beside the S3 client alone, which neither hashes nor looks afterwards. */
 export const storage: Bench = {
   about: 'uploads: storing in S3, verified, beside a bare loop of the S3 client',
   parts: ['tier', 'whole'],
-  onDemand: [],
+  onDemand: ['large'],
   async run({ reporter, quick, parts }: BenchRun) {
     if (parts.includes('tier')) await measureTier(reporter, quick ? 2 : 8);
-    if (!parts.includes('whole')) return;
+    if (!parts.includes('whole') && !parts.includes('large')) return;
     const { measureWholeWay } = await import('./wholeWay.ts');
-    await measureWholeWay(reporter, quick ? 1 : 4);
+    if (parts.includes('whole')) await measureWholeWay(reporter, 'small', quick ? 1 : 4);
+    if (parts.includes('large')) await measureWholeWay(reporter, 'large', quick ? 1 : 3);
   },
 };
 
@@ -37,8 +36,7 @@ async function measureTier(reporter: Reporter, rounds: number): Promise<void> {
     // From memory, as the worker does with files of this size.
     store: (file, key) => tier.store(key, async () => streamOf(await readFile(file.path)), file.facts, never),
     'bare PutObject': putBare(client, settings),
-    'bare Upload': (file, key) =>
-      new Upload({ client, params: { ...at(settings, key), Body: createReadStream(file.path) } }).done(),
+    'bare Upload': uploadBare(client, settings),
   };
   for (const { title, size, count } of FILES) {
     const files = await makeFiles(size, count);

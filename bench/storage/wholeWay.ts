@@ -12,19 +12,31 @@ import { runWorkflows } from '../../test/support/workflows.ts';
 import type { Reporter } from '../report.ts';
 import { bareClient, filesPerSecond, makeFiles, putBare, type TestFile } from './files.ts';
 
-const FILES = [
-  { title: '700 kB', size: 700_000, count: 100 },
-  // The first size that goes by the spool.
-  { title: '700,001 bytes', size: 700_001, count: 200 },
-  { title: '6 MiB', size: 6 * 1024 * 1024, count: 60 },
-];
+const MEBIBYTE = 1024 * 1024;
+const FILES = {
+  small: [
+    { title: '700 kB', size: 700_000, count: 100 },
+    // The first size that goes by the spool.
+    { title: '700,001 bytes', size: 700_001, count: 200 },
+    { title: '6 MiB', size: 6 * MEBIBYTE, count: 60 },
+  ],
+  large: [
+    { title: '16 MiB', size: 16 * MEBIBYTE, count: 48 },
+    { title: '64 MiB', size: 64 * MEBIBYTE, count: 16 },
+    { title: '300 MiB', size: 300 * MEBIBYTE, count: 8 },
+  ],
+};
 const WORKFLOWS = 500;
 
-export async function measureWholeWay(reporter: Reporter, rounds: number): Promise<void> {
+export async function measureWholeWay(
+  reporter: Reporter,
+  sizes: keyof typeof FILES,
+  rounds: number,
+): Promise<void> {
   await using world = await uploadWorld({ intervalSeconds: 30 });
   await using worker = await world.work();
   const client = bareClient(world.config.s3!);
-  for (const { title, size, count } of FILES) {
+  for (const { title, size, count } of FILES[sizes]) {
     for (const way of ['taken', 'whole way'])
       reporter.compare(`${way} ${title}`, `bare beside ${title}`, 'of the bare rate');
     // The first round warms up.
@@ -46,6 +58,7 @@ export async function measureWholeWay(reporter: Reporter, rounds: number): Promi
     }
   }
   await worker.end();
+  if (sizes === 'large') return;
   for (let round = 0; round <= rounds; round += 1) {
     const rate = await workflowsPerSecond(WORKFLOWS);
     if (round > 0) reporter.emit('uploadRetry that does nothing', rate, 'workflows/s');
