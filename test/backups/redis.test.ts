@@ -11,8 +11,8 @@ import { ownRedis } from '../support/backupRedis.ts';
 import { backUp, backupPlace, catalogue, never, strandedIn } from '../support/backups.ts';
 import { FaultProxy } from '../support/faultProxy.ts';
 
-const fill = async ({ client }: Awaited<ReturnType<typeof ownRedis>>) => {
-  await client.sendCommand(['DEBUG', 'POPULATE', '50000', 'agent', '200']);
+const fill = async ({ client }: Awaited<ReturnType<typeof ownRedis>>, keys = 50_000) => {
+  await client.sendCommand(['DEBUG', 'POPULATE', String(keys), 'agent', '200']);
   await client.set('last', 'one');
 };
 
@@ -67,10 +67,11 @@ test('a dump of which one byte changed, or the end is missing, is found out', as
 
 test('a wrong password, and a connection that is lost in the middle, leave no backup', async () => {
   await using server = await ownRedis(
-    { requirepass: 'secret', 'repl-diskless-sync': 'no' },
+    // So large that it is not in the buffers on the way as a whole when the connection is lost.
+    { requirepass: 'secret', 'repl-diskless-sync': 'no', rdbcompression: 'no' },
     { password: 'secret' },
   );
-  await fill(server);
+  await fill(server, 200_000);
   await using proxy = await FaultProxy.to(Number(new URL(server.url).port));
   const through = Object.assign(new URL(server.url), { port: String(proxy.port) }).href;
   const wrong = Object.assign(new URL(server.url), { password: 'not-this' }).href;
