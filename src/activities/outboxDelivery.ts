@@ -131,8 +131,8 @@ export interface DeliveryStarts {
   outboxShards: number;
 }
 
-/** Called every second, it starts fifty workflows within ten. All at once they would keep Temporal busy for some. */
-const STARTS_AT_ONCE = 5;
+/** Each second, as it is called: twenty at once would keep Temporal busy for one. */
+const STARTS_AT_ONCE = 1;
 
 /** Gives parked rows of a shard their delivery workflows, a few at a time. Safe to call again and again. */
 export async function startDeliveries(

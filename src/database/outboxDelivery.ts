@@ -68,7 +68,7 @@ export async function discardMessage(client: pg.ClientBase, id: string): Promise
 }
 
 /** Of the delivery workflows of a deployment at most so many run at once. The other parked rows are tried again by next_retry_at. */
-export const MAX_DELIVERIES = 50;
+export const MAX_DELIVERIES = 20;
 
 /**
  * Chooses the parked rows of a shard that get a delivery workflow, as far as there is room, and returns the ids of

@@ -3,8 +3,8 @@ import { claimable, FROM_THE_START, parkedUpTo } from './outboxClaim.ts';
 
 /** The floor is looked at again after so many rows: stepping over their index entries costs about what the look costs. */
 const ROWS_BETWEEN_LOOKS = 5_000;
-/** And after this time, if there were any rows: a slow stream of them adds up as well. */
-const MS_BETWEEN_LOOKS = 1_000;
+/** And after this time, if there were any rows: a slow stream adds up as well, and until then a floor may be out of use. */
+const MS_BETWEEN_LOOKS = 250;
 /** Each claim looks them over. With more of them parked, in all shards, there is no floor. */
 const MAX_PARKED = 5_000;
 

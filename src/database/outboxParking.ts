@@ -54,7 +54,7 @@ export async function release(client: Queryable, rows: Pick<OutboxRowHead, 'id'>
 }
 
 /** A flood of parked rows is tried again in portions, so that the rows beside it are not kept waiting. */
-export const RETRY_PORTION = 100;
+export const RETRY_PORTION = 50;
 /** A row with a delivery workflow is that one's to try again. Where it does not (terminated, Temporal away), the relay does. */
 const WORKFLOW_GRACE = '10 seconds';
 
