@@ -131,23 +131,22 @@ export interface DeliveryStarts {
   outboxShards: number;
 }
 
-/** Each second, as it is called: twenty at once would keep Temporal busy for one. */
-const STARTS_AT_ONCE = 1;
-
-/** Gives parked rows of a shard their delivery workflows, a few at a time. Safe to call again and again. */
+/**
+ * Gives one of a shard's parked rows its delivery workflow, as long as there is room. Safe to call again and again, as it
+ * is each second: twenty starts at once would keep Temporal busy for one.
+ */
 export async function startDeliveries(
   { pool, temporal, taskQueue, outboxShards }: DeliveryStarts,
   shard: number,
 ): Promise<void> {
-  const chosen = await withClient(pool, (client) => chooseDeliveries(client, shard, outboxShards));
-  for (const id of chosen.slice(0, STARTS_AT_ONCE)) {
-    await temporal.workflow.start(OUTBOX_DELIVERY_WORKFLOW, {
-      workflowId: outboxDeliveryWorkflowId(id),
-      taskQueue,
-      args: [id],
-      workflowIdConflictPolicy: 'USE_EXISTING',
-      staticSummary: `a message that Kafka refused: tried again, until it is delivered, dead or discarded`,
-    });
-    await deliveryStarted(pool, id);
-  }
+  const [id] = await withClient(pool, (client) => chooseDeliveries(client, shard, outboxShards));
+  if (id === undefined) return;
+  await temporal.workflow.start(OUTBOX_DELIVERY_WORKFLOW, {
+    workflowId: outboxDeliveryWorkflowId(id),
+    taskQueue,
+    args: [id],
+    workflowIdConflictPolicy: 'USE_EXISTING',
+    staticSummary: `a message that Kafka refused: tried again, until it is delivered, dead or discarded`,
+  });
+  await deliveryStarted(pool, id);
 }

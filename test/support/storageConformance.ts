@@ -38,7 +38,7 @@ export interface TierUnderTest {
 }
 
 export function conforms(title: string, open: (t: TestContext) => Promise<TierUnderTest>): void {
-  const tests: [string, (under: TierUnderTest) => Promise<void>][] = [
+  const tests: [string, (under: TierUnderTest, t: TestContext) => Promise<void>][] = [
     ...Object.entries(SIZES).map(([name, size]): [string, (under: TierUnderTest) => Promise<void>] => [
       `keeps ${name} and gives the same back`,
       ({ tier }) => keeps(tier, size),
@@ -55,7 +55,7 @@ export function conforms(title: string, open: (t: TestContext) => Promise<TierUn
     ['lists what a killed process left, and removes it', sweeps],
     ['takes no key that could be a path', refusesKeys],
   ];
-  for (const [name, run] of tests) test(`${title} ${name}`, async (t) => run(await open(t)));
+  for (const [name, run] of tests) test(`${title} ${name}`, async (t) => run(await open(t), t));
 }
 
 async function keeps(tier: StorageTier, size: number): Promise<void> {
@@ -117,8 +117,8 @@ async function races({ tier }: TierUnderTest): Promise<void> {
   }
 }
 
-async function racesOthers({ tier, ignoresConditions }: TierUnderTest): Promise<void> {
-  if (ignoresConditions) return;
+async function racesOthers({ tier, ignoresConditions }: TierUnderTest, t: TestContext): Promise<void> {
+  if (ignoresConditions) return t.skip('this S3 ignores If-None-Match');
   // An S3 may refuse the larger one before it has read it.
   for (const size of [1_000, 700_000]) await raceOthers(tier, size);
 }
