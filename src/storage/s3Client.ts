@@ -1,4 +1,11 @@
-import { PutObjectCommand, type PutObjectCommandInput, S3Client } from '@aws-sdk/client-s3';
+import {
+  PutObjectCommand,
+  type PutObjectCommandInput,
+  S3Client,
+  UploadPartCommand,
+  type UploadPartCommandInput,
+  type UploadPartCommandOutput,
+} from '@aws-sdk/client-s3';
 
 export interface S3Settings {
   endpoint: string;
@@ -40,13 +47,31 @@ export async function putObject(
 ): Promise<void> {
   const hash = Buffer.from(object.ChecksumSHA256, 'base64').toString('hex');
   const command = new PutObjectCommand(object);
-  command.middlewareStack.add(
-    (next) => (args) => {
-      const { headers } = args.request as { headers: Record<string, string> };
-      headers['x-amz-content-sha256'] = compares ? 'UNSIGNED-PAYLOAD' : hash;
-      return next(args);
-    },
-    { step: 'build', name: 'signPayload' },
-  );
+  command.middlewareStack.add((next) => (args) => next(signedAs(args, compares ? UNSIGNED : hash)), SIGNING);
   await client.send(command, { abortSignal });
+}
+
+export type PartToPut = UploadPartCommandInput & { ChecksumCRC32: string };
+
+/** Puts a part whose CRC32 is known. Where S3 `compares` that with the body, neither side has to hash it for the signature. */
+export function putPart(
+  client: S3Client,
+  part: PartToPut,
+  compares: boolean,
+  abortSignal: AbortSignal,
+): Promise<UploadPartCommandOutput> {
+  const command = new UploadPartCommand(part);
+  if (compares) command.middlewareStack.add((next) => (args) => next(signedAs(args, UNSIGNED)), SIGNING);
+  return client.send(command, { abortSignal });
+}
+
+const UNSIGNED = 'UNSIGNED-PAYLOAD';
+
+const SIGNING = { step: 'build', name: 'signPayload' } as const;
+
+/** What the signature shall say of the body, in place of the hash that the client makes of it. */
+function signedAs<T extends { request: unknown }>(args: T, hash: string): T {
+  const { headers } = args.request as { headers: Record<string, string> };
+  headers['x-amz-content-sha256'] = hash;
+  return args;
 }

@@ -7,12 +7,14 @@ import {
   ListMultipartUploadsCommand,
   type PutObjectCommandInput,
   type S3Client,
-  UploadPartCommand,
 } from '@aws-sdk/client-s3';
+import { putPart } from './s3Client.ts';
+import { isCorrupt } from './s3Failures.ts';
 import type { OwnChecksums } from './s3Objects.ts';
 
-/** S3 takes no more in one upload. */
-export const MAX_PARTS = 10_000;
+/** S3 takes 10,000 in one upload; the last number is that of the trial. */
+export const MAX_PARTS = 9_999;
+const TRIAL_PART = 10_000;
 
 /** Parts on their way at once. */
 const PARALLEL = 2;
@@ -47,7 +49,8 @@ export async function putInParts(
   });
   const upload = { Bucket, Key, UploadId };
   try {
-    const { parts, crc } = await uploadParts(client, upload, portions, abortSignal);
+    const compares = await comparesChecksums(client, upload, abortSignal);
+    const { parts, crc } = await uploadParts(client, upload, portions, compares, abortSignal);
     const own = { ChecksumCRC32: base64(crc) };
     const complete = { ...upload, ...own, IfNoneMatch, MultipartUpload: { Parts: parts } };
     await client.send(new CompleteMultipartUploadCommand({ ...complete, ChecksumType: 'FULL_OBJECT' }), {
@@ -60,10 +63,29 @@ export async function putInParts(
   }
 }
 
+/**
+ * Whether S3, or a proxy before it, refuses a part that is not signed and has another CRC32 than its header says. An upload
+ * begins with one such part, which is no part of it.
+ */
+async function comparesChecksums(
+  client: S3Client,
+  upload: MultipartUpload,
+  abortSignal: AbortSignal,
+): Promise<boolean> {
+  const wrong = { ...upload, PartNumber: TRIAL_PART, Body: 'trial', ChecksumCRC32: base64(crc32('other')) };
+  try {
+    await putPart(client, wrong, true, abortSignal);
+    return false;
+  } catch (error) {
+    return isCorrupt(error);
+  }
+}
+
 async function uploadParts(
   client: S3Client,
   upload: MultipartUpload,
   portions: AsyncIterable<Buffer>,
+  compares: boolean,
   signal: AbortSignal,
 ): Promise<{ parts: CompletedPart[]; crc: number }> {
   const failed = new AbortController();
@@ -75,7 +97,9 @@ async function uploadParts(
       crc = crc32(portion, crc);
       // In order: what went wrong with an earlier part is found here, at the latest when the window is full.
       await parts.at(-PARALLEL);
-      const part = putPart(client, { ...upload, PartNumber: parts.length + 1 }, portion, abortSignal);
+      const summed = { PartNumber: parts.length + 1, ChecksumCRC32: base64(crc32(portion)) };
+      const sent = { ...upload, ...summed, Body: portion };
+      const part = putPart(client, sent, compares, abortSignal).then(({ ETag }) => ({ ...summed, ETag }));
       part.catch(() => {});
       parts.push(part);
     }
@@ -86,19 +110,6 @@ async function uploadParts(
     await Promise.allSettled(parts);
     throw error;
   }
-}
-
-async function putPart(
-  client: S3Client,
-  part: MultipartUpload & { PartNumber: number },
-  Body: Buffer,
-  abortSignal: AbortSignal,
-): Promise<CompletedPart> {
-  const ChecksumCRC32 = base64(crc32(Body));
-  const { ETag } = await client.send(new UploadPartCommand({ ...part, Body, ChecksumCRC32 }), {
-    abortSignal,
-  });
-  return { PartNumber: part.PartNumber, ETag, ChecksumCRC32 };
 }
 
 function base64(crc: number): string {

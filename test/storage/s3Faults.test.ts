@@ -22,7 +22,7 @@ const direct = new S3Tier(stackS3());
 const proxy = await StorageProxy.to(stackS3().endpoint);
 after(() => proxy[Symbol.asyncDispose]());
 // What this S3 does with conditions stays unknown: a look comes before every put.
-const unknown: StorageFault = { status: 503, code: 'SlowDown' };
+const unknown: StorageFault = { status: 403, code: 'AccessDenied' };
 proxy.canaryFault = unknown;
 const throughProxy = (limits: Partial<S3Limits> = {}) =>
   new S3Tier({ ...stackS3(), endpoint: proxy.endpoint }, limits);
@@ -87,6 +87,20 @@ test('S3 that is known to honour conditions, and does each of these: the same, a
     assert.equal(first, 'PUT');
     assert.equal(await direct.verify(key, factsOf(bytes), never), undefined);
   }
+});
+
+test('S3 that is known to compare the checksums of parts, and does each of these: the same, and nothing is visible', async () => {
+  proxy.canaryFault = undefined;
+  const knowing = throughProxy();
+  for (const { fault, code, message = /./, within = knowing } of always) {
+    const [key, bytes] = [newKey(), contentOf(SIZES[1]!)];
+    proxy.does((request) => (bodies(request) ? fault : undefined));
+    await assert.rejects(within.store(key, sourceOf(bytes), factsOf(bytes), never), { code, message });
+    proxy.does(() => undefined);
+    assert.equal(await direct.verify(key, factsOf(bytes), never), undefined);
+    assert.deepEqual(await strandedOf(direct, key), []);
+  }
+  proxy.canaryFault = unknown;
 });
 
 test('S3 whose answer is lost has the bytes, and is asked for them', async () => {

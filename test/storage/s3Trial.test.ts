@@ -155,6 +155,27 @@ test('The signature covers the body itself, until S3 is known to compare the bod
   }
 });
 
+test('Parts are signed, unless S3 refuses one with a wrong checksum at the beginning of their upload', async (t) => {
+  const bytes = contentOf(9 * 1024 * 1024);
+  const { proxy, tier } = await tierBehindProxy(t);
+  const faults = [undefined, 'pretends', { status: 403, code: 'AccessDenied' }, 'drops response'] as const;
+  for (const fault of faults) {
+    const key = newKey();
+    const hashes: unknown[] = [];
+    proxy.canaryFault = fault;
+    proxy.does(({ method, headers }) => {
+      if (method === 'PUT') hashes.push(headers['x-amz-content-sha256']);
+      return undefined;
+    });
+    await tier.store(key, sourceOf(bytes), factsOf(bytes), never);
+    const parts = [bytes.subarray(0, 8 * 1024 * 1024), bytes.subarray(8 * 1024 * 1024)];
+    const signed = parts.map((part) => factsOf(part).sha256);
+    assert.deepEqual(hashes.sort(), fault ? signed.sort() : ['UNSIGNED-PAYLOAD', 'UNSIGNED-PAYLOAD']);
+    assert.ok((await kept(direct, key)).equals(bytes));
+    await direct.remove(key, never);
+  }
+});
+
 test('Another upload of the same key that is under way is waited out', async (t) => {
   const { proxy, tier } = await tierBehindProxy(t);
   await learnt(tier);

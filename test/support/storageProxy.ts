@@ -35,8 +35,8 @@ export type StorageFault =
   /** S3 answers this; with its code, if it is a body's request. */
   | { status: number; code: string };
 
-/** The objects by which the tier finds out what S3 honours: nothing about an upload. */
-const CANARY = '/uploads-canary/';
+/** The objects and parts by which the tier finds out what S3 honours: nothing about an upload. */
+const CANARY = /\/uploads-canary\/|[?&]partNumber=10000\b/i;
 
 export interface StorageRequest {
   method: string;
@@ -115,7 +115,7 @@ export class StorageProxy implements AsyncDisposable {
 
   private async handle(incoming: IncomingMessage, answer: ServerResponse): Promise<void> {
     const { method = '', url = '' } = incoming;
-    const fault = url.includes(CANARY) ? this.canaryFault : this.countedFault(incoming);
+    const fault = CANARY.test(url) ? this.canaryFault : this.countedFault(incoming);
     if (fault === 'hangs') return void this.unanswered++;
     const body = await buffer(incoming);
     if (fault === 'pretends') return pretend(answer);
