@@ -57,7 +57,7 @@ export const s3: Service = {
     await mkdir(data, { recursive: true });
     return {
       command: program.home,
-      args: ['--port', `${host}:${ports.s3}`, '--region', region, '--quiet', 'posix', data],
+      args: ['--port', `${host}:${ports.s3}`, '--region', region, '--quiet', '--keep-alive', 'posix', data],
       env: { ROOT_ACCESS_KEY: accessKey, ROOT_SECRET_KEY: secretKey },
       cwd: directory,
     };
