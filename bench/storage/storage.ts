@@ -1,9 +1,18 @@
-import { readFile, rm } from 'node:fs/promises';
-import { Readable } from 'node:stream';
+import { rm } from 'node:fs/promises';
+import { pathToFileURL } from 'node:url';
 import { S3Tier } from '../../src/storage/s3.ts';
+import { UploadSources } from '../../src/storage/uploadSources.ts';
 import { never, stackS3 } from '../../test/support/storage.ts';
 import type { Bench, BenchRun, Reporter } from '../report.ts';
-import { bareClient, filesPerSecond, makeFiles, type Put, putBare, uploadBare } from './files.ts';
+import {
+  bareClient,
+  filesPerSecond,
+  makeFiles,
+  type Put,
+  putBare,
+  type TestFile,
+  uploadBare,
+} from './files.ts';
 
 /** How uploads do beside the S3 client alone, which neither hashes nor looks afterwards. */
 export const storage: Bench = {
@@ -19,12 +28,18 @@ export const storage: Bench = {
   },
 };
 
-const streamOf = (bytes: Buffer): Readable => Readable.from([bytes], { objectMode: false });
+const spooled = ({ directory, path: file, facts }: TestFile) =>
+  new UploadSources({ spoolDir: directory, allowed: [], s3: undefined }).open(
+    pathToFileURL(file).href,
+    facts.size,
+    never,
+  );
 
 const CONCURRENCY = 4;
 const FILES = [
-  { title: '700 kB', size: 700_000, count: 100 },
-  { title: '6 MiB', size: 6 * 1024 * 1024, count: 24 },
+  // So many that each way meets the collector of its own garbage.
+  { title: '700 kB', size: 700_000, count: 300 },
+  { title: '6 MiB', size: 6 * 1024 * 1024, count: 48 },
 ];
 
 /** The S3 tier of uploads. */
@@ -33,8 +48,8 @@ async function measureTier(reporter: Reporter, rounds: number): Promise<void> {
   const client = bareClient(settings);
   const tier = new S3Tier(settings);
   const ways: Record<string, Put> = {
-    // From memory, as the worker does with files of this size.
-    store: (file, key) => tier.store(key, async () => streamOf(await readFile(file.path)), file.facts, never),
+    // From the spool, as the worker does.
+    store: (file, key) => tier.store(key, () => spooled(file), file.facts, never),
     'bare PutObject': putBare(client, settings),
     'bare Upload': uploadBare(client, settings),
   };

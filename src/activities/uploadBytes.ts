@@ -1,4 +1,3 @@
-import type { Readable } from 'node:stream';
 import { cancellationSignal, heartbeat, metricMeter } from '@temporalio/activity';
 import type pg from 'pg';
 import { fromPostgres, withClient } from '../database/postgres.ts';
@@ -21,6 +20,7 @@ import {
   type TierReason,
   type TryOutcome,
 } from '../domain/uploadTries.ts';
+import type { ByteSource } from '../storage/byteSource.ts';
 import type { StorageTier, StoredCopy } from '../storage/tier.ts';
 import { SourceError, type UploadSources } from '../storage/uploadSources.ts';
 import { toFailure, workerStops } from './failure.ts';
@@ -235,7 +235,7 @@ export class UploadBytes {
   }
 
   /** Redis may have lost or changed its copy, or be away: what the upload came with was kept. */
-  private async storedBytes(upload: Upload, name: TierName, signal: AbortSignal): Promise<Readable> {
+  private async storedBytes(upload: Upload, name: TierName, signal: AbortSignal): Promise<ByteSource> {
     const tier = this.tier(name);
     const key = objectKey(upload.idempotencyKey);
     const isThere =

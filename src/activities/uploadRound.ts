@@ -6,19 +6,20 @@ import { readUploadBytes } from '../database/uploads.ts';
 import { describeError, OrchestratorError } from '../domain/errors.ts';
 import { MAX_BYTES_AT_ONCE, type TierName, type Upload } from '../domain/uploads.ts';
 import type { TierReason } from '../domain/uploadTries.ts';
-import { digestOf } from '../storage/digest.ts';
+import type { ByteSource } from '../storage/byteSource.ts';
+import { digestOf, inOne } from '../storage/digest.ts';
 import type { StorageTier, StoredCopy, StoredFacts } from '../storage/tier.ts';
-import { SourceError, type UploadSources } from '../storage/uploadSources.ts';
+import { isFile, SourceError, type UploadSources } from '../storage/uploadSources.ts';
 
 /** Bytes, and what they have to be. */
 export interface ToStore {
   facts: StoredFacts;
   /** Opens them anew for each tier, until `signal` aborts. */
-  open(signal: AbortSignal): Promise<Readable>;
+  open(signal: AbortSignal): Promise<ByteSource>;
   signal: AbortSignal;
 }
 
-/** Where an upload's bytes come from: its row, or its reference. Few bytes are read once, and then kept in memory. */
+/** Where an upload's bytes come from: its row, or its reference. Few bytes from far away are read once, and then kept in memory. */
 export class UploadSource {
   /** What kept the bytes from being read: then no tier is to blame. */
   error: SourceError | undefined;
@@ -34,27 +35,28 @@ export class UploadSource {
   }
 
   /** @throws SourceError; OrchestratorError postgres_unavailable, postgres_refused, upload_refused */
-  async open(signal: AbortSignal): Promise<Readable> {
+  async open(signal: AbortSignal): Promise<ByteSource> {
     const { dataRef, size } = this.upload;
-    if (dataRef !== null && size > MAX_BYTES_AT_ONCE) return this.referred(dataRef, signal);
+    if (dataRef !== null && (size > MAX_BYTES_AT_ONCE || isFile(dataRef)))
+      return this.referred(dataRef, signal);
     this.kept ??= dataRef === null ? await this.ownBytes() : await this.inMemory(dataRef, signal);
     return Readable.from(this.kept.length > 0 ? [this.kept] : [], { objectMode: false });
   }
 
-  private async referred(dataRef: string, signal: AbortSignal): Promise<Readable> {
-    try {
-      const bytes = await this.sources.open(dataRef, this.upload.size, signal);
-      return bytes.on('error', (error) => this.note(error));
-    } catch (error) {
-      this.note(error);
-      throw error;
-    }
+  private async referred(dataRef: string, signal: AbortSignal): Promise<ByteSource> {
+    const bytes = await this.noted(() => this.sources.open(dataRef, this.upload.size, signal));
+    const chunks = bytes[Symbol.asyncIterator]();
+    const next = () => this.noted(() => chunks.next());
+    const destroy = () => bytes.destroy();
+    const end = async () => {
+      destroy();
+      return { done: true as const, value: undefined };
+    };
+    return { [Symbol.asyncIterator]: () => ({ next, return: end }), destroy };
   }
 
   private async inMemory(dataRef: string, signal: AbortSignal): Promise<Buffer> {
-    const chunks: Buffer[] = [];
-    for await (const chunk of await this.referred(dataRef, signal)) chunks.push(chunk);
-    return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
+    return await inOne(await this.referred(dataRef, signal), Buffer.alloc(this.upload.size));
   }
 
   private async ownBytes(): Promise<Buffer> {
@@ -66,8 +68,13 @@ export class UploadSource {
     return bytes;
   }
 
-  private note(error: unknown): void {
-    if (error instanceof SourceError) this.error = error;
+  private async noted<T>(reading: () => Promise<T>): Promise<T> {
+    try {
+      return await reading();
+    } catch (error) {
+      if (error instanceof SourceError) this.error = error;
+      throw error;
+    }
   }
 }
 

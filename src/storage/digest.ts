@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
-import type { Readable } from 'node:stream';
 import { describeError, OrchestratorError } from '../domain/errors.ts';
+import type { ByteSource } from './byteSource.ts';
 import type { StoredFacts } from './tier.ts';
 
 type PromisedBytes = Pick<StoredFacts, 'size' | 'sha256'>;
@@ -32,7 +32,7 @@ export async function digestOf(bytes: AsyncIterable<Buffer>): Promise<Digest> {
  * @throws OrchestratorError upload_corrupt: other bytes, or a stream that breaks off; the source's own OrchestratorErrors
  */
 export async function* promisedBytes(
-  open: () => Promise<Readable>,
+  open: () => Promise<ByteSource>,
   promised: PromisedBytes,
   signal: AbortSignal,
 ): AsyncGenerator<Buffer> {
@@ -51,7 +51,7 @@ export async function* promisedBytes(
 
 const corrupt = (found: string) => new OrchestratorError('upload_corrupt', `The source gave ${found}.`);
 
-async function* sourceBytes(open: () => Promise<Readable>, signal: AbortSignal): AsyncGenerator<Buffer> {
+async function* sourceBytes(open: () => Promise<ByteSource>, signal: AbortSignal): AsyncGenerator<Buffer> {
   try {
     yield* untilAborted(await open(), signal);
   } catch (error) {
@@ -64,8 +64,8 @@ async function* sourceBytes(open: () => Promise<Readable>, signal: AbortSignal):
 }
 
 /** Ends at once when `signal` aborts: a source that waits for something may not end by itself, not even destroyed. */
-async function* untilAborted(source: Readable, signal: AbortSignal): AsyncGenerator<Buffer> {
-  const chunks: AsyncIterator<Buffer> = source[Symbol.asyncIterator]();
+async function* untilAborted(source: ByteSource, signal: AbortSignal): AsyncGenerator<Buffer> {
+  const chunks = source[Symbol.asyncIterator]();
   let stop: (reason: unknown) => void = () => {};
   const onAbort = () => stop(signal.reason);
   signal.addEventListener('abort', onAbort, { once: true });
@@ -85,6 +85,13 @@ async function* untilAborted(source: Readable, signal: AbortSignal): AsyncGenera
   }
 }
 
+/** All the bytes, in `memory` as far as they fit into it. */
+export async function inOne(bytes: AsyncIterable<Buffer>, memory: Buffer): Promise<Buffer> {
+  let filled = 0;
+  for await (const chunk of bytes) filled += chunk.copy(memory, filled);
+  return memory.subarray(0, filled);
+}
+
 /**
  * The same bytes in portions of `bytes` each but for the last. The memory of a portion is used again for the `held`th after
  * it: so many are in use at a time, and a large file takes no more memory than a small one.
@@ -93,13 +100,14 @@ export async function* inPortions(
   source: AsyncIterable<Buffer>,
   bytes: number,
   held: number,
+  allocate: (bytes: number) => Buffer = Buffer.allocUnsafeSlow,
 ): AsyncGenerator<Buffer> {
   const memory: Buffer[] = [];
   let portions = 0;
   let filled = 0;
   for await (const chunk of source) {
     for (let taken = 0; taken < chunk.length; ) {
-      const portion = memory[portions % held] ?? Buffer.allocUnsafeSlow(bytes);
+      const portion = memory[portions % held] ?? allocate(bytes);
       memory[portions % held] = portion;
       const copied = chunk.copy(portion, filled, taken);
       taken += copied;

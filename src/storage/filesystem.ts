@@ -2,9 +2,9 @@ import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { type FileHandle, link, mkdir, open, readdir, realpath, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
-import type { Readable } from 'node:stream';
 import { pathToFileURL } from 'node:url';
 import { describeError, OrchestratorError } from '../domain/errors.ts';
+import type { ByteSource } from './byteSource.ts';
 import { digestOf, isSame, promisedBytes } from './digest.ts';
 import {
   brokenCopy,
@@ -46,7 +46,7 @@ export class FilesystemTier implements StorageTier {
     this.place = { title: `Directory ${this.root}`, diagnose: diagnoseFilesystem };
   }
 
-  store(key: string, openSource: () => Promise<Readable>, facts: StoredFacts, signal: AbortSignal) {
+  store(key: string, openSource: () => Promise<ByteSource>, facts: StoredFacts, signal: AbortSignal) {
     checkKey(key);
     return this.onRoot(signal, async () => {
       const directory = await this.makeDirectory(key);

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { createClient, RESP_TYPES } from 'redis';
 import { OrchestratorError } from '../domain/errors.ts';
+import type { ByteSource } from './byteSource.ts';
 import { digestOf, inPortions, isSame, promisedBytes } from './digest.ts';
 import { asStorageError, brokenCopy, checkKey, inPlace, noCopy, type Place, takenKey } from './failures.ts';
 import { describeDurability, readSettings } from './redisDurability.ts';
@@ -52,7 +53,7 @@ export class RedisTier implements StorageTier {
     this.place = { title: `Redis at ${this.address()}`, diagnose: diagnoseRedis };
   }
 
-  store(key: string, open: () => Promise<Readable>, facts: StoredFacts, signal: AbortSignal) {
+  store(key: string, open: () => Promise<ByteSource>, facts: StoredFacts, signal: AbortSignal) {
     const name = nameOf(key);
     return inPlace(this.place, signal, async () => {
       if (facts.size > this.limits.maxBytes) throw this.tooLarge(facts);

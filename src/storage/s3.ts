@@ -7,8 +7,10 @@ import {
   type HeadObjectCommandOutput,
   type S3Client,
 } from '@aws-sdk/client-s3';
-import { digestOf, inPortions, isSame, promisedBytes } from './digest.ts';
+import type { ByteSource } from './byteSource.ts';
+import { digestOf, inOne, inPortions, isSame, promisedBytes } from './digest.ts';
 import { brokenCopy, bytesOf, checkKey, inPlace, noCopy, type Place, takenKey } from './failures.ts';
+import { type BorrowedMemory, PortionMemory } from './portionMemory.ts';
 import { connect, putObject, type S3Settings } from './s3Client.ts';
 import { diagnoseS3, isConflict, isMissing } from './s3Failures.ts';
 import { abortUpload, MAX_PARTS, PARTS_HELD, putInParts, strandedUploads } from './s3Multipart.ts';
@@ -57,6 +59,7 @@ export class S3Tier implements StorageTier {
   private readonly bucket: string;
   private readonly limits: S3Limits;
   private readonly trial: S3Trial;
+  private readonly memory: PortionMemory;
   private readonly place: Place;
 
   constructor(settings: S3Settings, limits: Partial<S3Limits> = {}) {
@@ -64,11 +67,12 @@ export class S3Tier implements StorageTier {
     this.limits = { ...LIMITS, ...limits };
     this.client = connect(settings, this.limits.silenceMs);
     this.trial = new S3Trial(this.client, settings.bucket);
+    this.memory = new PortionMemory(this.limits.partBytes);
     const title = `S3 bucket ${settings.bucket} at ${new URL(settings.endpoint).host}`;
     this.place = { title, diagnose: diagnoseS3 };
   }
 
-  store(key: string, open: () => Promise<Readable>, facts: StoredFacts, signal: AbortSignal) {
+  store(key: string, open: () => Promise<ByteSource>, facts: StoredFacts, signal: AbortSignal) {
     const target = this.target(key);
     return inPlace(this.place, signal, async () => {
       const isSmall = facts.size <= this.limits.partBytes;
@@ -78,16 +82,20 @@ export class S3Tier implements StorageTier {
         if (found && (await this.isGood(target, found, facts, sha256Checksum(facts), signal)))
           return this.copy(target);
         let own: OwnChecksums;
+        const memory = this.memory.borrow();
         try {
           // A broken copy of the same file is replaced.
-          own = await this.put(target, open, facts, found === undefined, signal);
+          own = await this.put(target, open, facts, memory, found === undefined, signal);
         } catch (error) {
           const isTaken = await this.isTaken(target, error, found === undefined, signal);
           if (!isTaken || conflicts === MAX_CONFLICTS) throw error;
           looks = true;
           continue;
         }
-        return await this.confirm(target, facts, own, signal);
+        const copy = await this.confirm(target, facts, own, signal);
+        // S3 has it all, so nothing more is read from it.
+        memory.giveBack();
+        return copy;
       }
     });
   }
@@ -142,8 +150,9 @@ export class S3Tier implements StorageTier {
 
   private async put(
     target: Target,
-    open: () => Promise<Readable>,
+    open: () => Promise<ByteSource>,
     facts: StoredFacts,
+    memory: BorrowedMemory,
     isNew: boolean,
     signal: AbortSignal,
   ): Promise<OwnChecksums> {
@@ -153,13 +162,11 @@ export class S3Tier implements StorageTier {
     const object = { ...target, ...condition, ...objectHeaders(facts) };
     if (facts.size > partBytes) {
       const bytesEach = Math.max(partBytes, Math.ceil(facts.size / MAX_PARTS));
-      return putInParts(this.client, object, inPortions(bytes, bytesEach, PARTS_HELD), signal);
+      return putInParts(this.client, object, inPortions(bytes, bytesEach, PARTS_HELD, memory.take), signal);
     }
-    const chunks: Buffer[] = [];
-    for await (const chunk of bytes) chunks.push(chunk);
-    const body = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
     const own = sha256Checksum(facts);
-    await putObject(this.client, { ...object, ...own, Body: body }, this.trial.honoured().checksums, signal);
+    const whole = { ...object, ...own, Body: await inOne(bytes, memory.take(facts.size)) };
+    await putObject(this.client, whole, this.trial.honoured().checksums, signal);
     return own;
   }
 

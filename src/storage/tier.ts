@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import type { TierName } from '../domain/uploads.ts';
+import type { ByteSource } from './byteSource.ts';
 
 /** What a tier is told of the bytes that it shall keep. */
 export interface StoredFacts {
@@ -37,7 +38,7 @@ export interface StorageTier {
    */
   store(
     key: string,
-    open: () => Promise<Readable>,
+    open: () => Promise<ByteSource>,
     facts: StoredFacts,
     signal: AbortSignal,
   ): Promise<StoredCopy>;

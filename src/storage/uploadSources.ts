@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { GetObjectCommand, S3Client, S3ServiceException } from '@aws-sdk/client-s3';
 import { kindOf } from '../domain/consumedRecord.ts';
 import { describeError, OrchestratorError } from '../domain/errors.ts';
+import { type ByteSource, FileBytes } from './byteSource.ts';
 import { leaveBehind, unlessHanging } from './hanging.ts';
 
 export interface UploadSourceOptions {
@@ -54,15 +55,15 @@ export class UploadSources {
    * The `size` bytes behind the reference; more or fewer end the stream with an error. All its errors are SourceErrors.
    * @throws SourceError
    */
-  async open(ref: string, size: number, signal: AbortSignal): Promise<Readable> {
+  async open(ref: string, size: number, signal: AbortSignal): Promise<ByteSource> {
     const source = this.parse(ref);
     try {
-      const bytes = addAbortSignal(signal, await source.open(signal));
-      const promised = Readable.from(measured(bytes, size, ref), { objectMode: false });
-      // A reader may go before it has read anything; whoever reads sees the errors.
-      promised.once('close', () => bytes.destroy());
-      bytes.on('error', () => {});
-      return promised;
+      const bytes = await source.open(signal);
+      return {
+        [Symbol.asyncIterator]: () => measured(bytes, size, ref, signal),
+        // A reader may go before it has read anything.
+        destroy: () => bytes.destroy(),
+      };
     } catch (error) {
       throw asSourceError(error, ref);
     }
@@ -90,8 +91,11 @@ export class UploadSources {
     return {
       open: async (signal) => {
         const bytes = await unlessHanging(spoolDir, signal, () => openBelow(spoolDir, file));
-        const closed = new Promise<void>((resolve) => bytes.once('close', resolve));
-        signal.addEventListener('abort', () => leaveBehind(spoolDir, closed), { once: true });
+        const leave = () => {
+          bytes.destroy();
+          leaveBehind(spoolDir, bytes.closed);
+        };
+        signal.addEventListener('abort', leave, { once: true });
         return bytes;
       },
     };
@@ -111,7 +115,7 @@ export class UploadSources {
       open: async (signal) => {
         const get = new GetObjectCommand({ Bucket: bucket, Key: key });
         const { Body } = await answered(signal, (abortSignal) => client.send(get, { abortSignal }));
-        return Body as Readable;
+        return streamed(Body as Readable, signal);
       },
     };
   }
@@ -122,12 +126,15 @@ export class UploadSources {
     const isPlain = !/%2f|%5c|%25|;/i.test(url.pathname);
     if (!isPlain || !this.options.allowed.some((prefix) => url.href.startsWith(prefix)))
       throw notAllowed(url.origin + url.pathname);
-    return { open: (signal) => download(url, signal) };
+    return { open: async (signal) => streamed(await download(url, signal), signal) };
   }
 }
 
+/** Reading it again costs little. */
+export const isFile = (ref: string): boolean => /^(spool|file):/i.test(ref);
+
 interface Source {
-  open(signal: AbortSignal): Promise<Readable>;
+  open(signal: AbortSignal): Promise<ByteSource>;
 }
 
 const notAllowed = (ref: string): SourceError =>
@@ -149,7 +156,7 @@ function filePath(url: URL): string {
 }
 
 /** Opens what is really below the spool, and a file. */
-async function openBelow(spoolDir: string, file: string): Promise<Readable> {
+async function openBelow(spoolDir: string, file: string): Promise<FileBytes> {
   // A spool that is not there is a mount that is away, and no missing file.
   const root = await realpath(spoolDir).catch((error: unknown) => {
     throw away(`the spool cannot be reached: ${describeError(error)}`);
@@ -158,7 +165,7 @@ async function openBelow(spoolDir: string, file: string): Promise<Readable> {
   if (!target.startsWith(root + path.sep)) throw refused('data_ref leads out of the spool');
   // Without NONBLOCK a FIFO would hold one of the process's few threads for ever.
   const handle = await open(target, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-  if ((await handle.stat()).isFile()) return handle.createReadStream({ highWaterMark: 256 * 1024 });
+  if ((await handle.stat()).isFile()) return new FileBytes(handle);
   await handle.close();
   throw refused('data_ref is no regular file');
 }
@@ -189,26 +196,47 @@ async function answered<T>(signal: AbortSignal, ask: (signal: AbortSignal) => Pr
 
 const silent = (): SourceError => away(`data_ref: no answer in ${SILENCE_MS / 1000} s`);
 
+/** Ends with an error when `signal` aborts; whoever reads sees the errors. */
+const streamed = (bytes: Readable, signal: AbortSignal): Readable =>
+  addAbortSignal(signal, bytes).on('error', () => {});
+
 /** Hands the bytes on, as many as were promised. */
-async function* measured(bytes: Readable, size: number, ref: string): AsyncGenerator<Uint8Array> {
+async function* measured(
+  bytes: ByteSource,
+  size: number,
+  ref: string,
+  signal: AbortSignal,
+): AsyncGenerator<Buffer> {
+  const chunks = bytes[Symbol.asyncIterator]();
   let read = 0;
-  const listen = () => setTimeout(() => bytes.destroy(silent()), SILENCE_MS);
-  let timer = listen();
   try {
-    for await (const chunk of bytes) {
+    for (;;) {
       // Only the source's silence counts, not that of a slow reader.
-      clearTimeout(timer);
-      read += chunk.length;
+      const next = await heard(chunks.next());
+      if (next.done) break;
+      read += next.value.length;
       if (read > size) throw refused(`size is ${size}, but data_ref has more bytes`);
-      yield chunk;
-      timer = listen();
+      yield next.value;
     }
   } catch (error) {
+    signal.throwIfAborted();
     throw asSourceError(error, ref);
+  } finally {
+    bytes.destroy();
+  }
+  if (read < size) throw refused(`size is ${size}, but data_ref has ${read} bytes`);
+}
+
+async function heard<T>(coming: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const silence = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(silent()), SILENCE_MS);
+  });
+  try {
+    return await Promise.race([coming, silence]);
   } finally {
     clearTimeout(timer);
   }
-  if (read < size) throw refused(`size is ${size}, but data_ref has ${read} bytes`);
 }
 
 /** What the file system says when nobody can mend it by waiting. */

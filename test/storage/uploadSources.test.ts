@@ -1,14 +1,17 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, suite, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
+import { inOne } from '../../src/storage/digest.ts';
 import { SourceError, UploadSources } from '../../src/storage/uploadSources.ts';
+import { eventually } from '../support/eventually.ts';
 import { httpListener, silentListener } from '../support/listeners.ts';
-import { never, stackS3 } from '../support/storage.ts';
+import { contentOf, never, stackS3 } from '../support/storage.ts';
 
 let root: string;
 let spoolDir: string;
@@ -32,7 +35,7 @@ after(() => rm(root, { recursive: true }));
 const sources = (allowed: string[] = []) => new UploadSources({ spoolDir, allowed, s3: stackS3() });
 
 const read = async (from: UploadSources, ref: string, size = 3): Promise<string> =>
-  Buffer.concat(await (await from.open(ref, size, never)).toArray()).toString();
+  (await inOne(await from.open(ref, size, never), Buffer.alloc(size))).toString();
 
 const is = (code: string, message: RegExp) => (error: unknown) => {
   assert.ok(error instanceof SourceError, String(error));
@@ -94,15 +97,36 @@ suite('files', () => {
     await assert.rejects(read(sources(), 'spool:a file ü.txt', 4), refused(/size is 4, but .* 3 bytes/));
   });
 
-  test('a stream that nobody reads leaves no file open', async () => {
-    const stream = await sources().open('spool:a file ü.txt', 3, never);
-    const closed = new Promise((resolve) => stream.once('close', resolve));
-    stream.destroy();
-    await closed;
+  test('a source that nobody reads to its end leaves no file open', async () => {
+    const file = path.join(spoolDir, 'large');
+    const bytes = contentOf(1_000_000);
+    await writeFile(file, bytes);
+    const isOpen = () =>
+      readdirSync('/proc/self/fd').some((fd) => {
+        try {
+          return readlinkSync(`/proc/self/fd/${fd}`) === file;
+        } catch {
+          return false;
+        }
+      });
+    const closed = () => eventually('the file to be closed', () => !isOpen());
+    const unread = await sources().open('spool:large', bytes.length, never);
+    assert.ok(isOpen());
+    unread.destroy();
+    await closed();
+
+    for await (const chunk of await sources().open('spool:large', bytes.length, never)) {
+      assert.ok(chunk.equals(bytes.subarray(0, chunk.length)) && isOpen());
+      break;
+    }
+    await closed();
+
     const controller = new AbortController();
-    const aborted = await sources().open('spool:a file ü.txt', 3, controller.signal);
+    const aborted = await sources().open('spool:large', bytes.length, controller.signal);
+    const reading = inOne(aborted, Buffer.alloc(bytes.length));
     controller.abort();
-    await assert.rejects(aborted.toArray(), { name: 'AbortError' });
+    await assert.rejects(reading, { name: 'AbortError' });
+    await closed();
   });
 });
 

@@ -5,6 +5,8 @@ import { inTransaction } from '../../src/database/postgres.ts';
 import { type AskedUpload, takeUploads } from '../../src/database/uploads.ts';
 import { OrchestratorError } from '../../src/domain/errors.ts';
 import type { TierName } from '../../src/domain/uploads.ts';
+import type { ByteSource } from '../../src/storage/byteSource.ts';
+import { inOne } from '../../src/storage/digest.ts';
 import type { StorageTier, StoredCopy, StoredFacts } from '../../src/storage/tier.ts';
 
 export const sha256 = (bytes: string | Uint8Array): string =>
@@ -41,10 +43,10 @@ export class TestTier implements StorageTier {
     this.name = name;
   }
 
-  async store(key: string, open: () => Promise<Readable>, facts: StoredFacts): Promise<StoredCopy> {
+  async store(key: string, open: () => Promise<ByteSource>, facts: StoredFacts): Promise<StoredCopy> {
     this.stores += 1;
     this.answer();
-    const bytes = Buffer.concat(await (await open()).toArray());
+    const bytes = await inOne(await open(), Buffer.alloc(facts.size));
     if (sha256(bytes) !== facts.sha256) throw new OrchestratorError('upload_corrupt', 'other bytes');
     if (this.mood === 'forgets') throw new OrchestratorError('upload_corrupt', 'it is not there afterwards');
     this.copies.set(key, bytes);
