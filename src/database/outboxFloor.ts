@@ -1,12 +1,10 @@
 import type pg from 'pg';
-import { claimable, FROM_THE_START, parkedUpTo } from './outboxClaim.ts';
+import { claimable, FROM_THE_START, MAX_PARKED, parkedUpTo, scan } from './outboxClaim.ts';
 
 /** The floor is looked at again after so many rows: stepping over their index entries costs about what the look costs. */
 const ROWS_BETWEEN_LOOKS = 5_000;
 /** And after this time, if there were any rows: a slow stream adds up as well, and until then a floor may be out of use. */
 const MS_BETWEEN_LOOKS = 250;
-/** Each claim looks them over. With more of them parked, in all shards, there is no floor. */
-const MAX_PARKED = 5_000;
 
 const NONE = '0';
 
@@ -41,10 +39,13 @@ export class OutboxFloor {
   private readonly shard: number;
   private readonly shards: number;
   private highest = BigInt(FROM_THE_START);
+  /** Up to this number no row is to come any more; undefined as long as none is known. */
+  private settled: bigint | undefined;
   /** A number, and those who may still bring rows up to it. */
   private candidate: { seq: bigint; writers: Set<string> } | undefined;
   private rowsSinceLook = 0;
   private lookedAt = 0;
+  private isDoubted = false;
 
   constructor(client: pg.ClientBase, shard: number, shards: number) {
     this.client = client;
@@ -59,22 +60,33 @@ export class OutboxFloor {
     this.rowsSinceLook += rows.length;
   }
 
-  /** Looks, if it is worth it. Not inside of a transaction: each statement needs a snapshot of its own. */
+  /** What is parked has changed: claims begin at the start, or step over what has come to be held back. */
+  doubt(): void {
+    this.isDoubted = true;
+  }
+
+  /** Looks if it is in doubt. Not inside of a transaction: the locks of the caller's own would be in the way. */
+  async settleDoubt(): Promise<void> {
+    if (this.isDoubted) await this.raise();
+  }
+
+  /** Looks if it is worth it, under the same condition. */
   async raiseWhenDue(): Promise<void> {
     const sinceLook = performance.now() - this.lookedAt;
     const due = this.rowsSinceLook >= ROWS_BETWEEN_LOOKS || sinceLook >= MS_BETWEEN_LOOKS;
-    if (this.rowsSinceLook > 0 && due) await this.raise();
+    if (this.isDoubted || (this.rowsSinceLook > 0 && due)) await this.raise();
   }
 
   async raise(): Promise<void> {
     this.rowsSinceLook = 0;
     this.lookedAt = performance.now();
-    const settled = await this.settledUpTo();
-    if (settled !== undefined) await this.moveTo(settled);
+    this.isDoubted = false;
+    await this.lookForWriters();
+    await this.move();
   }
 
-  /** A number up to which no row is to come any more, if there is a new one. */
-  private async settledUpTo(): Promise<bigint | undefined> {
+  /** Finds out up to which number no row is to come any more. */
+  private async lookForWriters(): Promise<void> {
     const { highest } = this;
     const { rows } = await this.client.query<{ ascending: boolean; writers: string[]; prepared: boolean }>({
       name: 'outbox-writers',
@@ -82,29 +94,34 @@ export class OutboxFloor {
     });
     const { ascending, writers, prepared } = rows[0]!;
     if (!ascending) {
-      Object.assign(this, { seq: FROM_THE_START, parked: NONE, candidate: undefined });
-      return undefined;
+      Object.assign(this, { settled: undefined, candidate: undefined });
+      return;
     }
     // A prepared transaction may go by another name than before, so any of them may be one that was waited for.
     if (writers.length === 0 && !prepared) {
-      this.candidate = undefined;
-      return highest;
+      Object.assign(this, { settled: highest, candidate: undefined });
+      return;
     }
     const { candidate } = this;
     const over = !prepared && candidate && !writers.some((writer) => candidate.writers.has(writer));
+    if (over) this.settled = candidate.seq;
     if (over || !candidate) this.candidate = { seq: highest, writers: new Set(writers) };
-    return over ? candidate.seq : undefined;
   }
 
-  private async moveTo(settled: bigint): Promise<void> {
+  private async move(): Promise<void> {
+    const none = { floor: FROM_THE_START, parked: NONE };
+    const { floor, parked } = this.settled === undefined ? none : ((await this.lowest(this.settled)) ?? none);
+    this.seq = floor;
+    this.parked = parked;
+  }
+
+  private async lowest(settled: bigint): Promise<{ floor: string; parked: string } | undefined> {
     const { rows } = await this.client.query<{ floor: string; parked: string }>({
       name: 'outbox-floor',
       text: floorQuery(this.shards),
       values: [this.shard, settled, this.seq, this.parked],
     });
-    const { floor, parked } = rows[0] ?? { floor: FROM_THE_START, parked: NONE };
-    this.seq = floor;
-    this.parked = parked;
+    return rows[0];
   }
 }
 
@@ -122,6 +139,7 @@ const WRITERS = `
 
 /** No row where too many are parked. $2 is the number that nothing is to come up to; $3 and $4 are the floor as it was. */
 const floorQuery = (shards: number): string => `
+  WITH ${scan(shards)}
   SELECT floor, ${parkedUpTo(shards, 'floor')} AS parked
   FROM (
     SELECT least($2::bigint, (

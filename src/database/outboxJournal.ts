@@ -11,7 +11,7 @@ import {
 } from '../domain/outbox.ts';
 import type { Journal, OutboxTotals } from '../domain/outboxTakeover.ts';
 import { type Deployment, deploymentChanged, readDeployment, shardExpression } from './deployment.ts';
-import { AMONG_SEQS, claimQuery, ROW_COLUMNS } from './outboxClaim.ts';
+import { AMONG_SEQS, CLAIMING_SESSION, claimQuery, ROW_COLUMNS } from './outboxClaim.ts';
 import { OutboxFloor } from './outboxFloor.ts';
 import { type Culprit, countParked, lockDue, park, RETRY_PORTION, release } from './outboxParking.ts';
 import { inTransaction } from './postgres.ts';
@@ -84,9 +84,7 @@ export class OutboxJournal {
     { held = false } = {},
   ) {
     const { id, outboxShards: shards } = deployment;
-    // This connection claims and marks by one partial index. The planner's statistics of a table that fills and drains
-    // within seconds are always wrong, and one sequential scan over years of published rows would stall the shard.
-    await client.query('SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off');
+    await client.query(CLAIMING_SESSION);
     // A relay that freezes, or whose host vanishes, inside a transaction holds locks that its successor needs: Postgres
     // closes such a connection by itself.
     await client.query(`SET idle_in_transaction_session_timeout = '5s'; SET statement_timeout = '10s'`);
@@ -142,7 +140,11 @@ export class OutboxJournal {
   async open(settledNumber: number, limit: number): Promise<Claim> {
     const rows = await this.claim(limit);
     if (rows.length === 0) return NOTHING;
-    return inTransaction(this.client, () => this.advance({ from: settledNumber, settled: undefined, rows }));
+    const claim = await inTransaction(this.client, () =>
+      this.advance({ from: settledNumber, settled: undefined, rows }),
+    );
+    await this.floor.settleDoubt();
+    return claim;
   }
 
   /** Marks the batch's rows published and opens the next batch in the same commit, which halves the commits. */
@@ -179,7 +181,7 @@ export class OutboxJournal {
         [this.shard, this.epoch],
       );
       if (rowCount !== 1) throw this.fenced();
-      return culprit ? park(this.client, [culprit]) : 0;
+      return culprit ? this.park([culprit]) : 0;
     });
   }
 
@@ -196,6 +198,7 @@ export class OutboxJournal {
       const { refused, released } = judge(rows);
       await release(this.client, released);
       const dead = await park(this.client, refused, 'failed');
+      if (released.length + dead > 0) this.floor.doubt();
       return { refused, dead, more: rows.length === RETRY_PORTION };
     });
   }
@@ -245,7 +248,7 @@ export class OutboxJournal {
   private async advance(step: Step): Promise<Claim> {
     const { from, settled, rows } = step;
     const { records, rejected } = this.compose(rows);
-    const dead = await park(this.client, rejected);
+    const dead = await this.park(rejected);
     const number = (settled?.number ?? from) + 1;
     const batch = records.length > 0 ? { number, batchId: randomUUID(), records } : undefined;
     const { rowCount } = await this.client.query({
@@ -268,6 +271,11 @@ export class OutboxJournal {
     });
     if (rowCount !== 1) throw this.fenced();
     return { batch, rejected, dead };
+  }
+
+  private park(culprits: Culprit[]): Promise<number> {
+    if (culprits.length > 0) this.floor.doubt();
+    return park(this.client, culprits);
   }
 
   private fenced(): OrchestratorError {

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import type pg from 'pg';
 import { claimQuery, FROM_THE_START } from '../../src/database/outboxClaim.ts';
 import { OutboxJournal } from '../../src/database/outboxJournal.ts';
+import { composeBatch } from '../../src/domain/outbox.ts';
 import { outboxDatabase } from '../support/database.ts';
 import { ALL, begun, Deliveries, insert, SHARD } from '../support/deliveries.ts';
 
@@ -132,11 +134,8 @@ describe('The floor of the claims', () => {
   });
 });
 
-test("the journal's claims begin at its floor", async () => {
-  await using database = await outboxDatabase(1);
-  const client = await database.connect();
-  const journal = await OutboxJournal.takeOver(client, SHARD, database.deployment, 'test');
-  await insert(client, ...Array<string>(6_000).fill('a'));
+/** The floors, by number, with which the connection claims from here on. */
+function recordFloors(client: pg.Client): string[] {
   const floors: string[] = [];
   const send = client.query.bind(client) as (...args: unknown[]) => unknown;
   const record = (query: { name?: string; values: string[] }, ...rest: unknown[]) => {
@@ -144,6 +143,15 @@ test("the journal's claims begin at its floor", async () => {
     return send(query, ...rest);
   };
   client.query = record as typeof client.query;
+  return floors;
+}
+
+test("the journal's claims begin at its floor", async () => {
+  await using database = await outboxDatabase(1);
+  const client = await database.connect();
+  const journal = await OutboxJournal.takeOver(client, SHARD, database.deployment, 'test');
+  await insert(client, ...Array<string>(6_000).fill('a'));
+  const floors = recordFloors(client);
   let { batch } = await journal.open(0, 2_000);
   const last: string[] = [];
   while (batch) {
@@ -154,4 +162,22 @@ test("the journal's claims begin at its floor", async () => {
   // Claimed in the commit that settles the batch before it, so the floor is one batch behind.
   assert.equal(floors.at(0), FROM_THE_START);
   assert.ok(last.includes(floors.at(-1)!), `${floors} of ${last}`);
+});
+
+test('what the relay parks is below its floor at the next claim already', async () => {
+  await using database = await outboxDatabase(1);
+  const client = await database.connect();
+  const journal = await OutboxJournal.takeOver(client, SHARD, database.deployment, 'test');
+  await insert(client, ...Array<string>(100).fill('held'), 'free');
+  const rejection = { code: 'invalid_record', message: 'as the test wants it' } as const;
+  journal.compose = (rows) => {
+    const [culprit] = rows.filter(({ key }) => key === 'held');
+    const records = composeBatch(rows.filter(({ key }) => key === 'free')).records;
+    return { records, rejected: culprit ? [{ row: culprit, rejection }] : [] };
+  };
+  const floors = recordFloors(client);
+  const { number, batchId, records } = (await journal.open(0, 200)).batch!;
+  const seqs = records.map(({ seq }) => seq);
+  await journal.settleAndOpen({ number, batchId, seqs }, 200);
+  assert.deepEqual(floors, [FROM_THE_START, String(BigInt(seqs[0]!) - 1n)]);
 });
