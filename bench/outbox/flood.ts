@@ -27,7 +27,8 @@ export async function measureFlood(
     await deployment.start();
     await using consumer = await consume([deployment.topic]);
     const route = { deployment, consumer };
-    await writeAndWait(route, rate * 3, 1000 / rate);
+    // A worker that has just started is slower for ten seconds and more.
+    await writeAndWait(route, rate * 20, 1000 / rate);
     const before = await writeAndWait(route, rate * seconds, 1000 / rate);
     const { topic, headers } = rowOf(deployment.topic);
     await deployment.database.client.query(

@@ -54,6 +54,8 @@ const BUSY_POLLS = 40;
 /** After that the relay asks to be woken, and polls ever more rarely in case nobody does. */
 const MAX_POLL_MS = 1_000;
 const RETRY_DUE_INTERVAL_MS = 1_000;
+/** A portion of retries has so many times its own duration to wait for: what comes of it, letters above all, takes more. */
+const RETRY_PAUSES = 20;
 const RENEW_MARK_AFTER_MS = 24 * 3_600_000;
 
 /**
@@ -264,7 +266,7 @@ class OutboxRelay {
       this.report('idle');
       const found = await this.journal.open(this.totals.batches, this.limit);
       if (found.batch || found.rejected.length > 0) claim = found;
-      else if (!this.isRetrying) await this.dependencies.wakeUps.wait(pause, this.run.stop);
+      else await this.dependencies.wakeUps.wait(Math.min(pause, this.msToRetries), this.run.stop);
     }
     await this.journal.setWaiting(false);
     return claim && this.accept(claim);
@@ -287,21 +289,22 @@ class OutboxRelay {
     this.dependencies.logger.warn({ shard, rows: rejected.length, dead, example }, 'messages parked');
   }
 
-  /** Parked rows may be due that the last portion had no room for. */
-  private get isRetrying(): boolean {
-    return this.retryDueAt === 0;
+  private get msToRetries(): number {
+    return Math.max(1, this.retryDueAt - performance.now());
   }
 
-  /** Between two batches a portion, every second or as long as there are more. */
+  /** A portion between two batches, each second, or sooner as long as there are more. */
   private async retryDue(): Promise<void> {
-    if (Date.now() < this.retryDueAt) return;
+    const started = performance.now();
+    if (started < this.retryDueAt) return;
     const { topics } = this.dependencies;
     const { refused, dead, more } = await this.journal.retryDue((rows) =>
       judgeRetries(rows, topics, Date.now()),
     );
     this.tellRejected(refused, dead);
-    this.retryDueAt = more ? 0 : Date.now() + RETRY_DUE_INTERVAL_MS;
     if (!more) this.parked = await this.journal.countParked();
+    const now = performance.now();
+    this.retryDueAt = now + (more ? RETRY_PAUSES * (now - started) : RETRY_DUE_INTERVAL_MS);
   }
 
   private count(rows: number): void {
