@@ -290,7 +290,7 @@ class OutboxRelay {
   }
 
   private get msToRetries(): number {
-    return Math.max(1, this.retryDueAt - performance.now());
+    return Math.max(1, Math.ceil(this.retryDueAt - performance.now()));
   }
 
   /** A portion between two batches, each second, or sooner as long as there are more. */
