@@ -208,14 +208,16 @@ test('a replay cancelled and started again, and its worker killed: each letter i
   const left = await unresolved(world);
   assert.ok(left > 0, 'it was cancelled in the middle');
 
-  const second = await namespace.orchestrator.replayDeadLetters({ topic });
   const before = received.length;
+  const second = await namespace.orchestrator.replayDeadLetters({ topic });
   await eventually('another part', () => received.length > before);
   await world.worker.end('SIGKILL');
   assert.ok((await unresolved(world)) > 0, 'it was killed in the middle');
   await world.start();
   const { state, resolved, failed } = await second.result();
-  assert.deepEqual({ state, resolved, failed }, { state: 'done', resolved: left, failed: 0 });
+  assert.deepEqual({ state, failed }, { state: 'done', failed: 0 });
+  // The first one's activity learns of the cancel a moment later, and may have resolved its letters by then.
+  assert.ok(resolved > 0 && resolved <= left, `${resolved} of ${left}`);
   await eventually('all', () => received.length >= rows.length);
   assertExactlyOnceInOrder(received, rows);
   assert.equal(await unresolved(world), 0);
